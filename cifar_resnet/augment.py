@@ -1,0 +1,99 @@
+"""What happens to a training image: pad once, then crop, flip and cut out anew each epoch."""
+
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for updates
+import albumentations as A
+
+PADDING = 4
+"""Pixels added to each side before a crop of the original size is taken: 9×9 possible offsets."""
+
+
+def pad(images: np.ndarray, mode: str, fill: np.ndarray) -> np.ndarray:
+    """Pad images on all four sides by `PADDING` pixels.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]``.
+        mode: ``reflect`` mirrors the image at its border (without repeating it), ``mean`` uses ``fill``.
+        fill: uint8 ``[3]``, the mean pixel.
+
+    Returns:
+        uint8 ``[N, H + 8, W + 8, 3]``.
+    """
+    margin = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
+    if mode == "reflect":
+        return np.pad(images, margin, mode="reflect")
+    padded = np.broadcast_to(
+        fill, (len(images), images.shape[1] + 2 * PADDING, images.shape[2] + 2 * PADDING, 3)
+    ).copy()
+    padded[:, PADDING:-PADDING, PADDING:-PADDING] = images
+    return padded
+
+
+class Cutout(A.ImageOnlyTransform):
+    """Fill one square, wholly inside the image, at a uniformly drawn place (DeVries & Taylor 2017, arXiv 1708.04552).
+
+    Unlike the paper's, the square never leaves the image, so it always covers ``size`` × ``size`` pixels.
+    Albumentations' own CoarseDropout does the same in ten times the time.
+
+    Args:
+        size: side of the square in pixels.
+        fill: the pixel to fill it with, 0 to 255.
+        p: probability of applying it.
+    """
+
+    def __init__(self, size: int, fill: Sequence[int], p: float = 1.0):
+        super().__init__(p=p)
+        self.size = size
+        self.fill = fill
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, int]:
+        """Draw the upper left corner of the square."""
+        height, width = params["shape"][:2]
+        return {
+            "top": int(self.py_random.random() * (height - self.size + 1)),
+            "left": int(self.py_random.random() * (width - self.size + 1)),
+        }
+
+    def apply(self, img: np.ndarray, top: int, left: int, **params: Any) -> np.ndarray:
+        """Return the image with the square filled."""
+        img = img.copy()
+        img[top : top + self.size, left : left + self.size] = self.fill
+        return img
+
+
+class Augmentation:
+    """The training transforms of the assignment on a batch of padded images: random crop, flip ½, cutout.
+
+    Args:
+        size: height and width in pixels after the crop.
+        flip: mirror half of the images left to right.
+        cutout: side of the cutout square in pixels; 0 leaves it out.
+        fill: uint8 ``[3]``, the mean pixel, which is 0 (to within half a grey level) after normalization.
+    """
+
+    def __init__(self, size: int, flip: bool, cutout: int, fill: np.ndarray):
+        transforms: list[A.BasicTransform] = [A.RandomCrop(size, size)]
+        if flip:
+            transforms.append(A.HorizontalFlip(p=0.5))
+        if cutout:
+            transforms.append(Cutout(cutout, fill.tolist()))
+        self.size = size
+        self.pipeline = A.Compose(transforms, is_check_shapes=False)  # the check costs a sixth of the time
+
+    def __call__(self, images: np.ndarray, rows: np.ndarray, seeds: np.random.SeedSequence) -> np.ndarray:
+        """Return augmented copies of ``images[rows]``: uint8 ``[len(rows), size, size, 3]``.
+
+        The draws depend on ``seeds`` alone. All transforms share one generator: albumentations' own
+        ``set_random_seed`` would give each the same stream, and so tie the cutout's place to the crop's.
+        """
+        self.pipeline.set_random_state(np.random.default_rng(seeds), random.Random(seeds.generate_state(4).tobytes()))
+        batch = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        for place, row in enumerate(rows):
+            batch[place] = self.pipeline(image=images[row])["image"]
+        return batch

@@ -1,0 +1,5 @@
+"""The one exception that a user is meant to read."""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one line: the key or file, what is wrong, what to do."""

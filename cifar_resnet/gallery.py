@@ -1,0 +1,204 @@
+"""The gallery: misclassified test images, and where the network looked when it was wrong."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cifar_resnet.classifier import ImageClassifier
+from cifar_resnet.datamodule import Batch
+from cifar_resnet.errors import InputError
+from cifar_resnet.explain import METHODS, class_activation_maps, find_layer
+
+
+@dataclass(frozen=True)
+class Misclassified:
+    """One error: position in the test set, class names, and their probabilities (0 to 1)."""
+
+    index: int
+    predicted: str
+    predicted_probability: float
+    true: str
+    true_probability: float
+
+
+def choose(probabilities: np.ndarray, labels: np.ndarray, count: int, order: str, seed: int = 0) -> np.ndarray:
+    """Return the indices of at most ``count`` misclassified images.
+
+    Args:
+        probabilities: ``[N, classes]``.
+        labels: ``[N]``.
+        count: how many at most.
+        order: ``confident``, the most probable wrong predictions first; ``first``, as they stand in the test set; or
+            ``random``, drawn with ``seed``.
+        seed: of the random draw.
+    """
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    if order == "confident":
+        wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+    if order == "random":
+        wrong = np.random.default_rng(seed).permutation(wrong)
+    return wrong[:count]
+
+
+class MisclassifiedGallery(Callback):
+    """After a test run, shows misclassified images with maps for the predicted and, beside it, for the true class.
+
+    They go to TensorBoard and to ``gallery.png`` and ``gallery.json`` in the run's folder.
+
+    Args:
+        count: how many images at most.
+        order: see `choose`.
+        layer: see `cifar_resnet.explain.find_layer`.
+        method: a key of `cifar_resnet.explain.METHODS`.
+        seed: of the order ``random``.
+
+    Attributes:
+        errors: how many test images were misclassified; None before a test run.
+    """
+
+    def __init__(
+        self,
+        count: int = 10,
+        order: str = "confident",
+        layer: str | None = None,
+        method: str = "gradcam",
+        seed: int = 0,
+    ):
+        self.count = count
+        self.order = order
+        self.layer = layer
+        self.method = method
+        self.seed = seed
+        self.errors: int | None = None
+        self._logits: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def check(self, classifier: ImageClassifier) -> None:
+        """Raise `InputError`, before anything is trained, if the layer or the method does not exist."""
+        find_layer(classifier, self.layer)
+        if self.method not in METHODS:
+            raise InputError(f"gallery.method={self.method}: no such method; choose one of {', '.join(METHODS)}")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier run."""
+        self._logits, self._labels = [], []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the logits; they stay on the device until the end."""
+        self._logits.append(outputs)
+        self._labels.append(batch[1])
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose, explain, draw and log."""
+        assert isinstance(pl_module, ImageClassifier)
+        probabilities = torch.cat(self._logits).float().softmax(dim=1).cpu().numpy()
+        labels = torch.cat(self._labels).cpu().numpy()
+        self.errors = int((probabilities.argmax(axis=1) != labels).sum())
+        if not trainer.is_global_zero or trainer.log_dir is None:
+            return
+        chosen = choose(probabilities, labels, self.count, self.order, self.seed)
+        entries = _describe(chosen, probabilities, labels, pl_module.classes)
+        folder = Path(trainer.log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "gallery.json").write_text(
+            json.dumps(
+                {"errors": self.errors, "of": len(labels), "shown": [asdict(entry) for entry in entries]}, indent=1
+            )
+            + "\n"
+        )
+        if not entries:
+            return
+        images = trainer.datamodule.test.images[chosen]  # type: ignore[attr-defined]
+        layer = find_layer(pl_module, self.layer)
+        predicted, true = (
+            class_activation_maps(pl_module, torch.from_numpy(images), targets, layer, self.method)
+            for targets in (probabilities[chosen].argmax(axis=1), labels[chosen])
+        )
+        figure = draw(images, predicted, true, entries, f"{self.method}, {layer}")
+        figure.savefig(folder / "gallery.png")
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_figure("gallery", figure, trainer.global_step)
+
+
+def _describe(
+    chosen: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> list[Misclassified]:
+    entries = []
+    for index in chosen.tolist():
+        row, true = probabilities[index], labels[index]
+        predicted = int(row.argmax())
+        entries.append(Misclassified(index, classes[predicted], float(row[predicted]), classes[true], float(row[true])))
+    return entries
+
+
+def draw(
+    images: np.ndarray, predicted: np.ndarray, true: np.ndarray, entries: Sequence[Misclassified], source: str
+) -> Figure:
+    """Draw each image beside its two maps, two images to a row.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]``.
+        predicted: maps for the predicted class, ``[N, H, W]`` in 0 to 1.
+        true: maps for the true class, likewise.
+        entries: what the captions say, ``[N]``.
+        source: method and layer, for the title.
+    """
+    blocks = min(2, len(entries))
+    rows = -(-len(entries) // blocks)
+    figure = Figure(figsize=(4.9 * blocks, 1.95 * rows + 0.45), dpi=110, layout="constrained")
+    figure.suptitle(
+        f"Misclassified: image | map for the predicted class | map for the true class   ({source})", fontsize=9
+    )
+    panels = figure.subfigures(rows, blocks, squeeze=False)
+    for number, entry in enumerate(entries):
+        panel = panels[number // blocks, number % blocks]
+        panel.suptitle(
+            f"{_short(entry.predicted)} {_percent(entry.predicted_probability)} / "
+            f"{_short(entry.true)} {_percent(entry.true_probability)}",
+            fontsize=11,
+        )
+        axes = panel.subplots(1, 3)
+        _show(axes[0], images[number])
+        _show(axes[1], images[number], predicted[number])
+        _show(axes[2], images[number], true[number])
+    return figure
+
+
+def _show(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None) -> None:
+    axes.set_axis_off()
+    extent = (0, image.shape[1], image.shape[0], 0)
+    if heat is None:
+        axes.imshow(image, interpolation="nearest", extent=extent)
+        return
+    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
+    colours = matplotlib.colormaps["inferno"](heat)
+    colours[..., 3] = 0.25 + 0.5 * heat
+    axes.imshow(colours, interpolation="bilinear", extent=extent)
+
+
+def _short(name: str, longest: int = 16) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.1f}%" if 0.0005 <= probability < 0.9995 else f"{100 * probability:.0f}%"

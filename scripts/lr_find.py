@@ -1,0 +1,17 @@
+"""Find the learning-rate bounds without training: `python scripts/lr_find.py --help` shows the keys."""
+
+from omegaconf import DictConfig
+
+from cifar_resnet.config import command
+
+
+@command("lr_find")
+def main(config: DictConfig) -> None:
+    """Search as configured."""
+    from cifar_resnet.experiment import find_lr
+
+    find_lr(config)
+
+
+if __name__ == "__main__":
+    main()
