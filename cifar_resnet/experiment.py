@@ -192,21 +192,40 @@ def resume(config: DictConfig) -> None:
         config.schedule[key] = before[key]
 
 
-def load_checkpoint(path: str) -> dict[str, Any]:
+def load_checkpoint(path: str, key: str = "ckpt_path") -> dict[str, Any]:
     """Return the contents of a checkpoint of this project.
+
+    Args:
+        path: the file.
+        key: the key that it was given by, for the messages.
 
     Raises:
         InputError: there is no such file, it cannot be read, or it is of another project.
     """
     if not Path(path).is_file():
-        raise InputError(f"ckpt_path={path}: no such file; checkpoints are in lightning_logs/version_N/checkpoints/")
+        raise InputError(f"{key}={path}: no such file; checkpoints are in lightning_logs/version_N/checkpoints/")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes of a broken file provoke
-        raise InputError(f"ckpt_path={path} is not a readable checkpoint ({_one_line(error)})") from error
+        raise InputError(f"{key}={path} is not a readable checkpoint ({_one_line(error)})") from error
     if not isinstance(checkpoint, dict) or "temperature" not in checkpoint.get("hyper_parameters", {}):
-        raise InputError(f"ckpt_path={path} is not a checkpoint of this project: it has no ImageClassifier in it")
+        raise InputError(f"{key}={path} is not a checkpoint of this project: it has no ImageClassifier in it")
     return checkpoint
+
+
+def load_classifier(path: str) -> ImageClassifier:
+    """Return the classifier of a checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: there is no such checkpoint, or its network cannot be built here.
+    """
+    load_checkpoint(path, "ckpt")
+    try:
+        # A network that was compiled for training runs without: compiling takes longer than a pass over the images.
+        classifier = ImageClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True, compile=False)
+    except (InstantiationException, RuntimeError) as error:
+        raise InputError(f"ckpt={path}: its network cannot be built ({_one_line(error)})") from error
+    return classifier.eval()
 
 
 def announce(config: DictConfig, data: ImageDataModule, classifier: ImageClassifier, trainer: Trainer) -> None:
