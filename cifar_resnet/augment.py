@@ -2,7 +2,6 @@
 
 import os
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,29 @@ def pad(images: np.ndarray, mode: str, fill: np.ndarray) -> np.ndarray:
     return padded
 
 
+class Crop(A.ImageOnlyTransform):
+    """Take a square at a uniformly drawn place.
+
+    Albumentations' own RandomCrop does the same in twice the time.
+
+    Args:
+        size: side of the square in pixels.
+        p: probability of applying it.
+    """
+
+    def __init__(self, size: int, p: float = 1.0):
+        super().__init__(p=p)
+        self.size = size
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, slice]:
+        """Draw where the square is."""
+        return _random_square(self.size, params["shape"], self.py_random)
+
+    def apply(self, img: np.ndarray, rows: slice, columns: slice, **params: Any) -> np.ndarray:
+        """Return the pixels of the square."""
+        return img[rows, columns]
+
+
 class Cutout(A.ImageOnlyTransform):
     """Fill one square, wholly inside the image, at a uniformly drawn place (DeVries & Taylor 2017, arXiv 1708.04552).
 
@@ -43,28 +65,30 @@ class Cutout(A.ImageOnlyTransform):
 
     Args:
         size: side of the square in pixels.
-        fill: the pixel to fill it with, 0 to 255.
+        fill: the pixel to fill it with, uint8 ``[3]``.
         p: probability of applying it.
     """
 
-    def __init__(self, size: int, fill: Sequence[int], p: float = 1.0):
+    def __init__(self, size: int, fill: np.ndarray, p: float = 1.0):
         super().__init__(p=p)
         self.size = size
         self.fill = fill
 
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, int]:
-        """Draw the upper left corner of the square."""
-        height, width = params["shape"][:2]
-        return {
-            "top": int(self.py_random.random() * (height - self.size + 1)),
-            "left": int(self.py_random.random() * (width - self.size + 1)),
-        }
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, slice]:
+        """Draw where the square is."""
+        return _random_square(self.size, params["shape"], self.py_random)
 
-    def apply(self, img: np.ndarray, top: int, left: int, **params: Any) -> np.ndarray:
+    def apply(self, img: np.ndarray, rows: slice, columns: slice, **params: Any) -> np.ndarray:
         """Return the image with the square filled."""
         img = img.copy()
-        img[top : top + self.size, left : left + self.size] = self.fill
+        img[rows, columns] = self.fill
         return img
+
+
+def _random_square(size: int, shape: tuple[int, ...], generator: random.Random) -> dict[str, slice]:
+    top = int(generator.random() * (shape[0] - size + 1))
+    left = int(generator.random() * (shape[1] - size + 1))
+    return {"rows": slice(top, top + size), "columns": slice(left, left + size)}
 
 
 class Augmentation:
@@ -78,11 +102,11 @@ class Augmentation:
     """
 
     def __init__(self, size: int, flip: bool, cutout: int, fill: np.ndarray):
-        transforms: list[A.BasicTransform] = [A.RandomCrop(size, size)]
+        transforms: list[A.BasicTransform] = [Crop(size)]
         if flip:
             transforms.append(A.HorizontalFlip(p=0.5))
         if cutout:
-            transforms.append(Cutout(cutout, fill.tolist()))
+            transforms.append(Cutout(cutout, fill))
         self.size = size
         self.pipeline = A.Compose(transforms, is_check_shapes=False)  # the check costs a sixth of the time
 

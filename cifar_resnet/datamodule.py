@@ -1,24 +1,23 @@
-"""From image sets to batches: every training batch is a pure function of (seed, epoch, batch, rank)."""
+"""From image sets to loaders: splits, the statistics of normalization, padding, workers."""
 
-import math
-import os
-from collections.abc import Iterator
+import multiprocessing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from cifar_resnet.augment import Augmentation, pad
+from cifar_resnet.augment import PADDING, Augmentation, pad
+from cifar_resnet.batches import Batch, EvaluationBatches, TrainingBatches, TrainingLoader
 from cifar_resnet.errors import InputError
 from cifar_resnet.sources import IMAGE_SIZE, ImageSet
 
-EVALUATION_BATCH_SIZE = 1000
-
-Batch = tuple[Tensor, Tensor]
-"""Images, uint8 ``[N, 32, 32, 3]``, and labels, int64 ``[N]``."""
+MOST_WORKERS = 8
+"""Workers of a device unless told otherwise; each augments some 50,000 images a second."""
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -36,89 +35,6 @@ def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
         # One constant image has no deviation; a floor of one grey level keeps the division finite.
         deviations.append(max(float(np.sqrt(share @ (levels - mean) ** 2)), 1 / 255))
     return means, deviations
-
-
-class TrainingBatches(Dataset[Batch]):
-    """Augmented training batches by key ``(epoch, batch)``.
-
-    The order of an epoch and the draws of a batch come from the key and the seed alone, so it does not matter which
-    worker makes a batch, or whether training was interrupted before it.
-
-    Args:
-        padded: uint8 ``[N, 40, 40, 3]``, shared, never copied.
-        labels: int64 ``[N]``.
-        augmentation: applied to each batch.
-        batch_size: the global batch size; each of ``world_size`` ranks gets its own share of every batch.
-        seed: of order and draws.
-    """
-
-    def __init__(
-        self,
-        padded: np.ndarray,
-        labels: np.ndarray,
-        augmentation: Augmentation,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        self.padded = padded
-        self.labels = labels
-        self.augmentation = augmentation
-        self.batch_size = min(batch_size, len(labels))
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self._order: tuple[int, np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        """Return the number of whole batches in an epoch; the few images left over differ from epoch to epoch."""
-        return len(self.labels) // self.batch_size
-
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, batch = key
-        start = batch * self.batch_size
-        rows = self._epoch_order(epoch)[start : start + self.batch_size][self.rank :: self.world_size]
-        seeds = np.random.SeedSequence((self.seed, epoch, batch, self.rank))
-        images = self.augmentation(self.padded, rows, seeds)
-        return torch.from_numpy(images), torch.from_numpy(self.labels[rows])
-
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
-        return self._order[1]
-
-
-class EpochKeys(Sampler[tuple[int, int]]):
-    """The keys ``(epoch, batch)`` of one epoch in order; Lightning calls `set_epoch` before each."""
-
-    def __init__(self, batches: int):
-        self.batches = batches
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0, that the next iteration is for."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, batch) for batch in range(self.batches))
-
-
-class EvaluationBatches(Dataset[Batch]):
-    """Consecutive slices of an image set, unchanged and in order."""
-
-    def __init__(self, images: ImageSet):
-        self.images = images
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.images) / EVALUATION_BATCH_SIZE)
-
-    def __getitem__(self, batch: int) -> Batch:
-        part = slice(batch * EVALUATION_BATCH_SIZE, (batch + 1) * EVALUATION_BATCH_SIZE)
-        return torch.from_numpy(self.images.images[part]), torch.from_numpy(self.images.labels[part])
 
 
 class ImageDataModule(LightningDataModule):
@@ -177,7 +93,7 @@ class ImageDataModule(LightningDataModule):
         self.test_mean, self.test_std = self.mean, self.std
         if test_statistics == "test":
             self.test_mean, self.test_std = channel_statistics(test.images)
-        self._padded: np.ndarray | None = None
+        self._padded: Tensor | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -189,29 +105,35 @@ class ImageDataModule(LightningDataModule):
         """What the validation loop evaluates: ``val`` where there is a validation split, else ``test``."""
         return "val" if self.val is not None else "test"
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> TrainingLoader:
         """Return the shuffled, augmented training batches."""
-        fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
-        if self._padded is None:
-            self._padded = pad(self.train.images, self.padding, fill)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size % world_size:
             raise InputError(
                 f"data.batch_size={self.batch_size} is shared by {world_size} devices: choose a multiple of it"
             )
-        augmentation = Augmentation(IMAGE_SIZE, self.flip, self.cutout, fill)
-        batches = TrainingBatches(
-            self._padded, self.train.labels, augmentation, self.batch_size, self.seed, rank, world_size
-        )
+        fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
         workers = self._workers()
-        return DataLoader(
-            batches,
-            batch_size=None,
-            sampler=EpochKeys(len(batches)),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self._on_accelerator(),
+        batches = TrainingBatches(
+            self._padded_images(fill, workers),
+            self.train.labels,
+            Augmentation(IMAGE_SIZE, self.flip, self.cutout, fill),
+            self.batch_size,
+            self.seed,
+            rank,
+            world_size,
         )
+        return TrainingLoader(batches, workers, pin_memory=self._on_gpu())
+
+    def _padded_images(self, fill: np.ndarray, workers: int) -> Tensor:
+        """Return the padded training images, which exist once in memory, however many processes read them."""
+        if self._padded is None:
+            self._padded = torch.from_numpy(pad(self.train.images, self.padding, fill))
+            if workers and multiprocessing.get_start_method() != "fork":  # forked ones read the parent's memory
+                self._padded.share_memory_()
+            inside = self._padded[:, PADDING:-PADDING, PADDING:-PADDING]
+            self.train = replace(self.train, images=inside.numpy())
+        return self._padded
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the images that are watched during training: the validation split, else the test images."""
@@ -223,15 +145,17 @@ class ImageDataModule(LightningDataModule):
 
     def _evaluation_loader(self, images: ImageSet) -> DataLoader[Batch]:
         # Slices of an array in memory: a worker would only add a copy.
-        return DataLoader(EvaluationBatches(images), batch_size=None, pin_memory=self._on_accelerator())
+        return DataLoader(EvaluationBatches(images), batch_size=None, pin_memory=self._on_gpu())
 
-    def _on_accelerator(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def _workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        return min(8, max(1, (os.cpu_count() or 1) - 1)) if self._on_accelerator() else 0
+        if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
+            return 0
+        return min(MOST_WORKERS, suggested_max_num_workers(self.trainer.num_devices))
 
 
 def _split(images: ImageSet, val_size: int, train_size: int | None, seed: int) -> tuple[ImageSet, ImageSet | None]:

@@ -149,7 +149,7 @@ def test_only_the_chosen_rows_are_taken_and_the_originals_stay() -> None:
 @given(arrays(np.uint8, (6, 9, 3)), st.integers(1, 6), st.integers(0, 2**32 - 1))
 @settings(max_examples=50, deadline=None)
 def test_cutout_fills_one_square_of_any_image(image: np.ndarray, size: int, seed: int) -> None:
-    cutout, before = Cutout(size, (1, 2, 3)), image.copy()
+    cutout, before = Cutout(size, np.array([1, 2, 3], np.uint8)), image.copy()
     cutout.set_random_seed(seed)
     result = cutout(image=image)["image"]
     np.testing.assert_array_equal(image, before)
