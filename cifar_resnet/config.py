@@ -4,9 +4,10 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import hydra
@@ -60,6 +61,7 @@ RATE = number(1e-12, 1e6)
 EXPECTED: dict[str, Expected] = {
     "seed": whole(0, 2**32 - 1),
     "ckpt_path": optional(TEXT),
+    "ckpt": TEXT,
     "data.root": TEXT,
     "data.batch_size": whole(1, 65_536),
     "data.num_workers": optional(whole(0, 256)),
@@ -94,8 +96,10 @@ EXPECTED: dict[str, Expected] = {
 }
 
 
-def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def command(name: str, **own: Expected) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a command line of a function: compose ``configs/NAME.yaml`` with the overrides, check it, call.
+
+    ``own`` is what the command's own keys accept, beside `EXPECTED`.
 
     Whatever the user can cause ends as one line on standard error and exit code 2; a traceback means a bug.
     """
@@ -103,7 +107,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def checked(config: DictConfig) -> None:
             try:
-                check(config)
+                check(config, own)
                 task(config)
             except InputError as error:
                 _fail(str(error))  # here, because Hydra announces every exception that reaches it
@@ -122,9 +126,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
     return decorate
 
 
-def check(config: DictConfig) -> None:
+def check(config: DictConfig, own: Mapping[str, Expected] = MappingProxyType({})) -> None:
     """Raise `InputError` for the first value that cannot work, before anything heavy is imported."""
-    for key, expected in EXPECTED.items():
+    for key, expected in {**EXPECTED, **own}.items():
         if not _has(config, key):
             continue
         try:
@@ -135,6 +139,20 @@ def check(config: DictConfig) -> None:
             raise InputError(f"{key}={value}: expected {expected.phrase}")
     if "schedule" in config:
         _check_schedule(config)
+
+
+def output_file(name: str, suffix: str) -> Path:
+    """Return the path of a file that can be written.
+
+    Raises:
+        InputError: the name does not end in ``suffix``, or there is no such folder, or one that cannot be written to.
+    """
+    path = Path(name)
+    if path.suffix != suffix or path.is_dir():
+        raise InputError(f"output={name}: give the name of a file that ends in {suffix}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"output={name}: the folder {path.parent} does not exist or cannot be written to")
+    return path
 
 
 def _check_schedule(config: DictConfig) -> None:
