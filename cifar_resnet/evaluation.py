@@ -1,0 +1,239 @@
+"""What a classifier gets right and wrong: every figure of a test run, derived from its predictions."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from rich import box, get_console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+CALIBRATION_BINS = 15
+"""Of equal width, as in Guo et al. 2017 (arXiv 1706.04599)."""
+
+CONFUSED_PAIRS = 5
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The share of images that are right, 0 to 1, and the 95 % Wilson interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2%}  (95% Wilson interval {self.low:.2%} to {self.high:.2%})"
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """Figures of one class, 0 to 1; None where one is undefined.
+
+    Precision needs a prediction of the class, recall an image of it, and F1 one or the other.
+    """
+
+    name: str
+    images: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Two classes, and how many images of each were taken for the other."""
+
+    first: str
+    second: str
+    first_as_second: int
+    second_as_first: int
+
+    @property
+    def errors(self) -> int:
+        """Both together."""
+        return self.first_as_second + self.second_as_first
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The images whose confidence (the probability of the predicted class) lies from ``low`` to ``high``.
+
+    Mean confidence and accuracy are None where there are no images.
+    """
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    accuracy: Accuracy | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of a test run.
+
+    Attributes:
+        images, errors: how many images, and how many of them are misclassified.
+        accuracy: of the images as they are.
+        flip_accuracy: of the mean probabilities of image and mirror image; None where that was not asked for.
+        calibration_error: the expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3), 0 to 1.
+        classes: by label.
+        confused: the pairs of classes with the most errors between them, most first; at most five.
+        confusion: images by true class (row) and predicted class (column).
+        calibration: the bins that the calibration error is the weighted mean gap of.
+    """
+
+    images: int
+    errors: int
+    accuracy: Accuracy
+    flip_accuracy: Accuracy | None
+    calibration_error: float
+    classes: list[ClassFigures]
+    confused: list[ConfusedPair]
+    confusion: list[list[int]]
+    calibration: list[CalibrationBin]
+
+
+def wilson(correct: int, total: int) -> Accuracy:
+    """Return the share ``correct / total`` with its 95 % score interval (Wilson 1927, JASA 22, p. 209).
+
+    Unlike the textbook's ± 1.96 standard errors it never leaves 0 to 1, and has a width at 100 % too.
+    """
+    z = NormalDist().inv_cdf(0.975)
+    share, weight = correct / total, z**2 / total
+    centre = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
+    return Accuracy(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def evaluate(
+    probabilities: Tensor, labels: Tensor, classes: Sequence[str], mirrored: Tensor | None = None
+) -> Evaluation:
+    """Derive every figure from the predictions.
+
+    Args:
+        probabilities: ``[N, classes]``, N at least 1.
+        labels: int64 ``[N]``.
+        classes: the class names, by label.
+        mirrored: the probabilities of the mirror images, ``[N, classes]``.
+    """
+    predicted = probabilities.argmax(dim=1)
+    correct = predicted == labels
+    confusion = multiclass_confusion_matrix(predicted, labels, len(classes))
+    flip_accuracy = None
+    if mirrored is not None:
+        averaged = ((probabilities + mirrored) / 2).argmax(dim=1)
+        flip_accuracy = wilson(int((averaged == labels).sum()), len(labels))
+    # torchmetrics gives a probability of exactly 1 a bin of its own; the last bin is where it belongs.
+    below_one = probabilities.float().clamp(max=1 - torch.finfo(torch.float32).eps)
+    return Evaluation(
+        images=len(labels),
+        errors=int((~correct).sum()),
+        accuracy=wilson(int(correct.sum()), len(labels)),
+        flip_accuracy=flip_accuracy,
+        calibration_error=multiclass_calibration_error(below_one, labels, len(classes), CALIBRATION_BINS).item(),
+        classes=_per_class(predicted, labels, classes),
+        confused=_confused(confusion.tolist(), classes),
+        confusion=confusion.tolist(),
+        calibration=_calibration(below_one.amax(dim=1).numpy(), correct.numpy()),
+    )
+
+
+def _per_class(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> list[ClassFigures]:
+    precision, recall, f1 = (
+        [
+            None if math.isnan(value) else value
+            for value in figure(
+                predicted, labels, len(classes), "none", zero_division=math.nan, validate_args=False
+            ).tolist()
+        ]
+        for figure in (multiclass_precision, multiclass_recall, multiclass_f1_score)
+    )
+    images = torch.bincount(labels, minlength=len(classes)).tolist()
+    return [ClassFigures(*row) for row in zip(classes, images, precision, recall, f1, strict=True)]
+
+
+def _confused(confusion: list[list[int]], classes: Sequence[str]) -> list[ConfusedPair]:
+    pairs = [
+        ConfusedPair(classes[first], classes[second], confusion[first][second], confusion[second][first])
+        for first in range(len(classes))
+        for second in range(first + 1, len(classes))
+    ]
+    return sorted((pair for pair in pairs if pair.errors), key=lambda pair: -pair.errors)[:CONFUSED_PAIRS]
+
+
+def _calibration(confidence: np.ndarray, correct: np.ndarray) -> list[CalibrationBin]:
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    place = np.digitize(confidence, edges) - 1
+    return [
+        _calibration_bin(low, high, confidence[place == index], correct[place == index])
+        for index, (low, high) in enumerate(pairwise(edges.tolist()))
+    ]
+
+
+def _calibration_bin(low: float, high: float, confidence: np.ndarray, correct: np.ndarray) -> CalibrationBin:
+    images = len(confidence)
+    if not images:
+        return CalibrationBin(low, high, 0, None, None)
+    return CalibrationBin(low, high, images, float(confidence.mean()), wilson(int(correct.sum()), images))
+
+
+def show(evaluation: Evaluation) -> None:
+    """Print the figures."""
+    console = get_console()
+    console.print(_class_table(evaluation))
+    for line in _remarks(evaluation):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if evaluation.confused:
+        console.print(_pair_table(evaluation))
+
+
+def _class_table(evaluation: Evaluation) -> Table:
+    table = Table("class", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("images", "precision", "recall", "F1"):
+        table.add_column(heading, justify="right")
+    for figures in evaluation.classes:
+        shares = (figures.precision, figures.recall, figures.f1)
+        table.add_row(Text(figures.name), f"{figures.images:,}", *("–" if x is None else f"{x:.2%}" for x in shares))
+    return table
+
+
+def _remarks(evaluation: Evaluation) -> Iterator[str]:
+    yield f"accuracy           {evaluation.accuracy}"
+    if evaluation.flip_accuracy is not None:
+        yield f"with mirror image  {evaluation.flip_accuracy}"
+    yield f"calibration error  {evaluation.calibration_error:.2%}  (expected, {CALIBRATION_BINS} bins)"
+    absent = [figures.name for figures in evaluation.classes if not figures.images]
+    if absent:
+        yield f"no test images of: {', '.join(absent)}  (recall is undefined)"
+    if not evaluation.errors:
+        yield f"no errors: all {evaluation.images:,} test images are classified correctly"
+        return
+    yield f"misclassified      {evaluation.errors:,} of {evaluation.images:,} test images, most often:"
+
+
+def _pair_table(evaluation: Evaluation) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for pair in evaluation.confused:
+        table.add_row(
+            Text(f"{pair.first} and {pair.second}"),
+            f"{pair.errors:,}",
+            Text(
+                f"({pair.first_as_second:,} {pair.first} as {pair.second}, "
+                f"{pair.second_as_first:,} {pair.second} as {pair.first})"
+            ),
+        )
+    return table

@@ -1,0 +1,159 @@
+"""The evaluation: every figure against a second opinion, and a checkpoint evaluated end to end."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_classifier, make_data, make_trainer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from cifar_resnet.errors import InputError
+from cifar_resnet.evaluation import CALIBRATION_BINS, Evaluation, evaluate, show, wilson
+from cifar_resnet.evaluator import Evaluator, draw_confusion, draw_reliability
+
+CLASSES = ("cat", "dog", "ship")
+
+
+def predictions(count: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(count, classes, generator=generator)
+    return logits.softmax(dim=1), torch.randint(classes, (count,), generator=generator)
+
+
+def certain(*predicted: int, classes: int = 3, confidence: float = 1.0) -> torch.Tensor:
+    """Probabilities that give ``confidence`` to the predicted class, and the rest to the others in equal parts."""
+    probabilities = torch.full((len(predicted), classes), (1 - confidence) / (classes - 1))
+    probabilities[torch.arange(len(predicted)), torch.tensor(predicted)] = confidence
+    return probabilities
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(1, 60), classes=st.integers(2, 8), seed=st.integers(0, 10**6))
+def test_figures_of_each_class_are_those_of_scikit_learn(count: int, classes: int, seed: int) -> None:
+    probabilities, labels = predictions(count, classes, seed)
+    predicted = probabilities.argmax(dim=1)
+    evaluation = evaluate(probabilities, labels, [str(label) for label in range(classes)])
+    every = range(classes)
+    *shares, images = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=np.nan)
+    for ours, theirs in zip(("precision", "recall", "f1"), shares, strict=True):
+        found = [getattr(figures, ours) for figures in evaluation.classes]
+        np.testing.assert_allclose([np.nan if share is None else share for share in found], theirs, atol=1e-6)
+    assert [figures.images for figures in evaluation.classes] == images.tolist()
+    assert evaluation.confusion == confusion_matrix(labels, predicted, labels=every).tolist()
+    assert evaluation.errors == int((predicted != labels).sum())
+    assert evaluation.accuracy.value == pytest.approx(1 - evaluation.errors / count)
+    json.dumps(evaluation.__dict__, default=vars, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (20, 20, 1 - 0.1611, 1)],
+)
+def test_wilson_interval_has_its_known_values(right: int, total: int, low: float, high: float) -> None:
+    # Newcombe 1998, Statistics in Medicine 17, table I, method 3
+    assert (wilson(right, total).low, wilson(right, total).high) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(total=st.integers(1, 20_000), share=st.floats(0, 1))
+def test_wilson_interval_is_that_of_scipy(total: int, share: float) -> None:
+    right = round(share * total)
+    theirs = binomtest(right, total).proportion_ci(0.95, method="wilson")
+    assert (wilson(right, total).low, wilson(right, total).high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_calibration_error_is_the_mean_gap_worked_out_by_hand() -> None:
+    # four images at 0.9, three of them right; six at 0.5, all right: (4 * |0.75 - 0.9| + 6 * |1 - 0.5|) / 10
+    probabilities = torch.cat([certain(0, 0, 0, 0, confidence=0.9), certain(1, 1, 1, 1, 1, 1, confidence=0.5)])
+    labels = torch.tensor([0, 0, 0, 2, 1, 1, 1, 1, 1, 1])
+    assert evaluate(probabilities, labels, CLASSES).calibration_error == pytest.approx(0.36, abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_calibration_error_is_the_mean_gap_of_the_bins_that_are_drawn(seed: int) -> None:
+    probabilities, labels = predictions(50, 4, seed)
+    probabilities[:5] = certain(0, 1, 2, 3, 0, classes=4)  # wholly sure: the upper end of the last bin
+    evaluation = evaluate(probabilities, labels, "abcd")
+    filled = [bin for bin in evaluation.calibration if bin.images]
+    assert len(evaluation.calibration) == CALIBRATION_BINS
+    assert sum(bin.images for bin in filled) == 50
+    gaps = sum(bin.images * abs(bin.accuracy.value - bin.confidence) for bin in filled)
+    assert evaluation.calibration_error == pytest.approx(gaps / 50, abs=1e-5)
+
+
+def test_confused_pairs_are_those_with_the_most_errors_both_ways() -> None:
+    labels, predicted = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2]), [1, 1, 0, 0, 1, 2, 1, 2]
+    first, second = evaluate(certain(*predicted), labels, CLASSES).confused
+    assert (first.first, first.second, first.first_as_second, first.second_as_first) == ("cat", "dog", 2, 1)
+    assert (second.first, second.second, second.first_as_second, second.second_as_first) == ("dog", "ship", 1, 1)
+
+
+def test_flip_averages_probabilities_beside_the_plain_accuracy() -> None:
+    labels = torch.tensor([0, 1, 2, 0])
+    plain = torch.cat([certain(0, 1, confidence=0.9), certain(1, 1, confidence=0.6)])
+    mirrored = torch.cat([certain(0, 1, confidence=0.9), certain(2, 1, confidence=0.9)])
+    evaluation = evaluate(plain, labels, CLASSES, mirrored)
+    assert evaluation.accuracy.value == 0.5
+    assert evaluation.flip_accuracy == wilson(3, 4)
+    assert evaluate(plain, labels, CLASSES).flip_accuracy is None
+
+
+def said(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]) -> str:
+    show(evaluation)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_perfect_result_is_said_and_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = evaluate(certain(0, 1, 2), torch.tensor([0, 1, 2]), CLASSES)
+    assert "no errors: all 3 test images are classified correctly" in said(evaluation, capsys)
+    assert evaluation.confused == []
+    assert draw_confusion(evaluation).axes[0].get_title() == "0 of 3 test images misclassified"
+    assert "0.00%" in draw_reliability(evaluation).axes[0].get_title()
+
+
+def test_a_class_without_test_images_has_no_recall_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = evaluate(certain(0, 1, 2), torch.tensor([0, 1, 1]), CLASSES)
+    assert (evaluation.classes[2].recall, evaluation.classes[2].precision, evaluation.classes[2].f1) == (None, 0, 0)
+    assert "no test images of: ship" in said(evaluation, capsys)
+
+
+def test_terminal_shows_class_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    out = said(evaluate(certain(0, 1, 0), torch.tensor([0, 1, 1]), ("[red]", "[/b]", "c")), capsys)
+    assert "[red] and [/b]" in out
+
+
+@pytest.mark.parametrize("count", [2, 10, 30, 100])
+def test_confusion_matrix_shows_every_count_that_has_room(count: int) -> None:
+    probabilities, labels = predictions(400, count, 0)
+    names = [f"$class_{label}$ of many" for label in range(count)]
+    figure = draw_confusion(evaluate(probabilities, labels, names))
+    figure.canvas.draw()  # a name with $ in it must not be taken for a formula
+    matrix = confusion_matrix(labels, probabilities.argmax(dim=1), labels=range(count))
+    shown = {tuple(map(int, text.get_position())): text.get_text() for text in figure.axes[0].texts}
+    assert shown == {(column, row): str(matrix[row, column]) for row, column in np.argwhere(matrix)}
+
+
+def test_evaluator_sees_what_a_plain_forward_pass_sees(tmp_path: Path) -> None:
+    data = make_data()
+    classifier, evaluator = make_classifier(data), Evaluator(flip=True)
+    trainer = make_trainer(tmp_path, callbacks=[evaluator])
+    (metrics,) = trainer.test(classifier, datamodule=data, verbose=False)
+    images, labels = torch.from_numpy(data.test.images), torch.from_numpy(data.test.labels)
+    classifier.eval()
+    with torch.no_grad():
+        plain, mirrored = (classifier(part).softmax(dim=1) for part in (images, images.flip(2)))
+    assert evaluator.evaluation == evaluate(plain, labels, data.classes, mirrored)
+    assert evaluator.evaluation.accuracy.value == pytest.approx(metrics["test/accuracy"])
+
+
+def test_outputs_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    data = make_data()
+    classifier = make_classifier(data)
+    torch.nn.init.constant_(classifier.network.fc.bias, float("nan"))
+    with pytest.raises(InputError, match="not numbers"):
+        make_trainer(tmp_path, callbacks=[Evaluator()]).test(classifier, datamodule=data, verbose=False)
