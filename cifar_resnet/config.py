@@ -1,24 +1,28 @@
 """From the command line to a checked configuration, in well under a second: nothing here imports torch."""
 
-import difflib
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
+from cifar_resnet import overrides
 from cifar_resnet.errors import InputError
+from cifar_resnet.overrides import CONFIGS
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+def _typed(value: Any) -> str:
+    """Write a value as one types it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @dataclass(frozen=True)
@@ -46,22 +50,39 @@ def number(low: float, high: float) -> Expected:
 
 def one_of(*choices: Any) -> Expected:
     """Accept the listed values only."""
-    return Expected(f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
+    return Expected(f"one of {', '.join(map(_typed, choices))}", lambda value: value in choices)
+
+
+def either(first: Expected, second: Expected) -> Expected:
+    """Accept what one or the other accepts."""
+    return Expected(f"{first.phrase}, or {second.phrase}", lambda value: first.accepts(value) or second.accepts(value))
 
 
 def optional(expected: Expected) -> Expected:
     """Accept null as well."""
-    return Expected(f"{expected.phrase}, or null", lambda value: value is None or expected.accepts(value))
+    return either(expected, Expected("null", lambda value: value is None))
+
+
+def _is_devices(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(type(index) is int and index >= 0 for index in value)
+    return value in (-1, "auto") or (type(value) is int and 1 <= value <= 1024)
 
 
 FLAG = Expected("true or false", lambda value: isinstance(value, bool))
-TEXT = Expected("a text", lambda value: isinstance(value, str) and bool(value))
+TEXT = Expected("a text", lambda value: isinstance(value, str) and bool(value.strip()))
 RATE = number(1e-12, 1e6)
+TARGET = Expected(
+    "the dotted name of a callable, such as torch.optim.SGD",
+    lambda value: isinstance(value, str) and bool(re.fullmatch(r"\w+(\.\w+)+", value)),
+)
+SHARE = Expected("a share above 0 and up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1)
 
 EXPECTED: dict[str, Expected] = {
     "seed": whole(0, 2**32 - 1),
     "ckpt_path": optional(TEXT),
     "ckpt": TEXT,
+    "data.source._target_": TARGET,
     "data.root": TEXT,
     "data.batch_size": whole(1, 65_536),
     "data.num_workers": optional(whole(0, 256)),
@@ -72,8 +93,11 @@ EXPECTED: dict[str, Expected] = {
     "data.train_size": optional(whole(1, 10_000_000)),
     "data.test_statistics": one_of("train", "test"),
     "data.resize": FLAG,
+    "model._target_": TARGET,
     "model.width": whole(1, 1024),
+    "optimizer._target_": TARGET,
     "optimizer.momentum": number(0, 1),
+    "optimizer.nesterov": FLAG,
     "optimizer.weight_decay": number(0, 1),
     "schedule.peak_epoch": number(0, 10_000),
     "schedule.lr_min": optional(RATE),
@@ -87,13 +111,38 @@ EXPECTED: dict[str, Expected] = {
     "gallery.count": whole(1, 100),
     "gallery.order": one_of("confident", "first", "random"),
     "gallery.layer": optional(TEXT),
-    "trainer.max_epochs": whole(1, 10_000),
-    "trainer.accumulate_grad_batches": whole(1, 10_000),
-    "trainer.log_every_n_steps": whole(1, 1_000_000),
+    "gallery.method": one_of(
+        "gradcam",
+        "gradcam++",
+        "gradcam_elementwise",
+        "hirescam",
+        "layercam",
+        "xgradcam",
+        "eigencam",
+        "eigengradcam",
+    ),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "trainer.devices": Expected("a whole number from 1, a list of devices such as [0,1], auto or -1", _is_devices),
+    "trainer.strategy": TEXT,
     "trainer.precision": one_of(
         "32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true", 16, 32, 64, "bf16"
     ),
+    "trainer.max_epochs": whole(1, 10_000),
+    "trainer.accumulate_grad_batches": whole(1, 10_000),
+    "trainer.gradient_clip_val": optional(number(0, 1e6)),
+    "trainer.limit_train_batches": optional(either(whole(1, 1_000_000), SHARE)),
+    "trainer.limit_val_batches": optional(either(whole(0, 1_000_000), SHARE)),
+    "trainer.limit_test_batches": optional(either(whole(1, 1_000_000), SHARE)),
+    "trainer.check_val_every_n_epoch": whole(1, 10_000),
+    "trainer.log_every_n_steps": whole(1, 1_000_000),
+    "trainer.deterministic": optional(one_of(True, False, "warn")),
+    "trainer.fast_dev_run": either(FLAG, whole(1, 1_000)),
+    "trainer.enable_progress_bar": FLAG,
+    "trainer.default_root_dir": TEXT,
 }
+
+ABSENT = object()
+"""Stands for the value of a key that a configuration does not have."""
 
 
 def command(name: str, **own: Expected) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -115,9 +164,12 @@ def command(name: str, **own: Expected) -> Callable[[Callable[[DictConfig], None
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions over instead of printing them
             try:
+                sys.argv[1:] = overrides.readable(sys.argv[1:], name)
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
+            except InputError as error:
+                _fail(str(error))
             except (HydraException, OmegaConfBaseException) as error:
-                _fail(_explain(error, name))
+                _fail(overrides.explain(error, name))
             except KeyboardInterrupt:
                 sys.exit(130)
 
@@ -126,19 +178,40 @@ def command(name: str, **own: Expected) -> Callable[[Callable[[DictConfig], None
     return decorate
 
 
+def _fail(message: str) -> None:
+    script = Path(sys.argv[0]).name
+    print(f"{script}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
 def check(config: DictConfig, own: Mapping[str, Expected] = MappingProxyType({})) -> None:
     """Raise `InputError` for the first value that cannot work, before anything heavy is imported."""
-    for key, expected in {**EXPECTED, **own}.items():
-        if not _has(config, key):
-            continue
-        try:
-            value = OmegaConf.select(config, key, throw_on_missing=True)
-        except MissingMandatoryValue:
-            raise InputError(f"{key} is not set: give {key}=VALUE ({expected.phrase})") from None
-        if not expected.accepts(value):
-            raise InputError(f"{key}={value}: expected {expected.phrase}")
+    expected = {**EXPECTED, **own}
+    given: Any = OmegaConf.to_container(config)
+    for key, wanted in expected.items():
+        if _look_up(given, key) == "???":
+            raise InputError(f"{key} is not set: give {key}=VALUE ({wanted.phrase})")
+    try:
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    for key, wanted in expected.items():
+        value = _look_up(resolved, key)
+        if value is not ABSENT and not wanted.accepts(value):
+            raise InputError(f"{key}={_typed(value)}: expected {wanted.phrase}")
     if "schedule" in config:
         _check_schedule(config)
+
+
+def _look_up(values: Mapping[str, Any], key: str) -> Any:
+    *sections, leaf = key.split(".")
+    for depth, section in enumerate(sections, start=1):
+        values = values.get(section, {})
+        if not isinstance(values, dict):
+            raise InputError(
+                f"{'.'.join(sections[:depth])}={_typed(values)}: is a section; set its keys, for example {key}=VALUE"
+            )
+    return values.get(leaf, ABSENT)
 
 
 def output_file(name: str, suffix: str) -> Path:
@@ -169,67 +242,3 @@ def _check_schedule(config: DictConfig) -> None:
         raise InputError(
             f"lr_search.lowest={config.lr_search.lowest}: must be below lr_search.highest={config.lr_search.highest}"
         )
-
-
-def _has(config: DictConfig, key: str) -> bool:
-    *parents, leaf = key.split(".")
-    node: Any = config
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, DictConfig) else None
-    return isinstance(node, DictConfig) and leaf in node
-
-
-def _fail(message: str) -> None:
-    script = Path(sys.argv[0]).name
-    print(f"{script}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _explain(error: Exception, name: str) -> str:
-    """Put what Hydra says about a refused override into one line that names the nearest right one."""
-    if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: write key=value, with quotes around special characters"
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        choices = [option for option in error.options if not option.startswith("_")]
-        return f"{group}={choice}: no such choice; choose {group}={' | '.join(choices)}"
-    refused = re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", str(error))
-    if refused and "merge" not in str(error):
-        return f"{refused[1]}: no such key{_nearest(refused[1], name)}"
-    group_refused = re.search(r"override '?([\w/@.]+)'?\.? No match in the defaults list", str(error))
-    if group_refused:
-        return f"{group_refused[1]}: no such key{_nearest(group_refused[1], name)}"
-    return f"{error} {error.__cause__ or ''}"
-
-
-def _nearest(key: str, name: str) -> str:
-    keys = _all_keys(name)
-    leaf = key.rpartition(".")[2]
-    same_leaf = [other for other in keys if difflib.get_close_matches(leaf, [other.rpartition(".")[2]], cutoff=0.75)]
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6) or difflib.get_close_matches(key, same_leaf, cutoff=0)
-    suggestion = f"; did you mean {close[0]}?" if close else ""
-    return f"{suggestion} (python scripts/{name}.py --cfg job shows them all)"
-
-
-def _all_keys(name: str) -> list[str]:
-    """Every key of the defaults, and of each choice of each group, as a user would type it."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        keys = dict.fromkeys(_leaves(hydra.compose(name)))
-    for file in CONFIGS.glob("*/*.yaml"):
-        group = file.parent.name
-        keys[group] = None
-        if group != "experiment":
-            content = OmegaConf.load(file)
-            prefix = "" if group in content else f"{group}."
-            keys.update(dict.fromkeys(prefix + key for key in _leaves(content)))
-    return list(keys)
-
-
-def _leaves(config: Any, prefix: str = "") -> Iterator[str]:
-    for key in config:
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            yield from _leaves(node, f"{prefix}{key}.")
-        elif key != "defaults":
-            yield f"{prefix}{key}"
