@@ -218,22 +218,21 @@ def _remarks(evaluation: Evaluation) -> Iterator[str]:
     yield f"calibration error  {evaluation.calibration_error:.2%}  (expected, {CALIBRATION_BINS} bins)"
     absent = [figures.name for figures in evaluation.classes if not figures.images]
     if absent:
-        yield f"no test images of: {', '.join(absent)}  (recall is undefined)"
-    if not evaluation.errors:
+        yield f"no test images of  {', '.join(absent)}  (recall is undefined)"
+    if evaluation.errors:
+        yield f"misclassified      {evaluation.errors:,} of {evaluation.images:,} test images"
+        yield "most confused      (true → predicted)"
+    else:
         yield f"no errors: all {evaluation.images:,} test images are classified correctly"
-        return
-    yield f"misclassified      {evaluation.errors:,} of {evaluation.images:,} test images, most often:"
 
 
 def _pair_table(evaluation: Evaluation) -> Table:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(show_header=False, box=None, padding=(0, 3, 0, 0))
     for pair in evaluation.confused:
         table.add_row(
             Text(f"{pair.first} and {pair.second}"),
             f"{pair.errors:,}",
-            Text(
-                f"({pair.first_as_second:,} {pair.first} as {pair.second}, "
-                f"{pair.second_as_first:,} {pair.second} as {pair.first})"
-            ),
+            Text(f"{pair.first} → {pair.second}: {pair.first_as_second:,}"),
+            Text(f"{pair.second} → {pair.first}: {pair.second_as_first:,}"),
         )
     return table

@@ -1,6 +1,7 @@
 """The evaluation: every figure against a second opinion, and a checkpoint evaluated end to end."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,18 @@ import torch
 from conftest import make_classifier, make_data, make_trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig
+from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cifar_resnet import experiment
+from cifar_resnet.classifier import ImageClassifier
 from cifar_resnet.errors import InputError
 from cifar_resnet.evaluation import CALIBRATION_BINS, Evaluation, evaluate, show, wilson
 from cifar_resnet.evaluator import Evaluator, draw_confusion, draw_reliability
+from cifar_resnet.sources import digits
 
 CLASSES = ("cat", "dog", "ship")
 
@@ -119,7 +126,7 @@ def test_a_perfect_result_is_said_and_drawn(capsys: pytest.CaptureFixture[str]) 
 def test_a_class_without_test_images_has_no_recall_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = evaluate(certain(0, 1, 2), torch.tensor([0, 1, 1]), CLASSES)
     assert (evaluation.classes[2].recall, evaluation.classes[2].precision, evaluation.classes[2].f1) == (None, 0, 0)
-    assert "no test images of: ship" in said(evaluation, capsys)
+    assert "no test images of ship" in said(evaluation, capsys)
 
 
 def test_terminal_shows_class_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,3 +164,93 @@ def test_outputs_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     torch.nn.init.constant_(classifier.network.fc.bias, float("nan"))
     with pytest.raises(InputError, match="not numbers"):
         make_trainer(tmp_path, callbacks=[Evaluator()]).test(classifier, datamodule=data, verbose=False)
+
+
+Compose = Callable[..., DictConfig]
+
+
+def save(classifier: ImageClassifier, folder: Path) -> str:
+    trainer = make_trainer(folder)
+    trainer.strategy.connect(classifier)
+    trainer.save_checkpoint(folder / "some.ckpt")
+    return str(folder / "some.ckpt")
+
+
+def write_images(root: Path, images: np.ndarray, names: list[str]) -> str:
+    """Write the images as a data=folder, in train and test alike."""
+    for split in ("train", "test"):
+        for number, (image, name) in enumerate(zip(images, names, strict=True)):
+            file = root / split / name / f"{number:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    return str(root)
+
+
+def test_a_checkpoint_is_evaluated_end_to_end(compose: Compose, tmp_path: Path) -> None:
+    _, test = digits()
+    # statistics that are not those of the digits: only the checkpoint can say them
+    classifier = make_classifier(make_data(), classes=list(test.classes), test_mean=[0.1, 0.6, 0.3])
+    config = compose(
+        "evaluate",
+        f"ckpt={save(classifier, tmp_path)}",
+        "data=digits",
+        "tta=flip",
+        "gallery.count=2",
+        "trainer.accelerator=cpu",
+        f"trainer.default_root_dir={tmp_path}",
+    )
+    evaluation = experiment.evaluate(config)
+    classifier.eval()
+    images = torch.from_numpy(test.images)
+    with torch.no_grad():
+        plain, mirrored = (classifier(part).softmax(dim=1) for part in (images, images.flip(2)))
+    right = plain.argmax(dim=1).numpy() == test.labels
+    right_averaged = (plain + mirrored).argmax(dim=1).numpy() == test.labels
+    assert evaluation.accuracy == wilson(int(right.sum()), len(test))
+    assert evaluation.flip_accuracy == wilson(int(right_averaged.sum()), len(test))
+    run = tmp_path / "lightning_logs" / "version_0"
+    written = json.loads((run / "evaluation.json").read_text())
+    assert written["accuracy"]["value"] == evaluation.accuracy.value
+    assert written["confusion"] == confusion_matrix(test.labels, plain.argmax(dim=1)).tolist()
+    assert json.loads((run / "gallery.json").read_text())["errors"] == evaluation.errors
+    for name in ("confusion_matrix", "reliability", "gallery"):
+        assert Image.open(run / f"{name}.png").format == "PNG"
+    assert set(EventAccumulator(str(run)).Reload().Tags()["images"]) == {"confusion_matrix", "reliability", "gallery"}
+
+
+def test_a_checkpoint_without_errors_is_evaluated(
+    compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data(test=6)
+    classifier = make_classifier(data, classes=["cat", "dog"]).eval()
+    with torch.no_grad():  # move the boundary into the midst of the images, and call them what they are taken for
+        logits = classifier(torch.from_numpy(data.test.images))
+        classifier.network.fc.bias[0] += 8 * (logits[:, 1] - logits[:, 0]).sort().values[2:4].mean()
+        predicted = classifier(torch.from_numpy(data.test.images)).argmax(dim=1)
+    root = write_images(tmp_path / "images", data.test.images, [("cat", "dog")[label] for label in predicted])
+    options = (f"data.root={root}", "trainer.accelerator=cpu", f"trainer.default_root_dir={tmp_path}")
+    evaluation = experiment.evaluate(compose("evaluate", f"ckpt={save(classifier, tmp_path)}", "data=folder", *options))
+    assert (evaluation.errors, evaluation.images) == (0, 6)
+    assert "no errors: all 6 test images" in capsys.readouterr().out
+    assert not (tmp_path / "lightning_logs" / "version_0" / "gallery.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "complaint"),
+    [
+        (["cat", "dog", "ship"], "only in the checkpoint: ship"),
+        (["cat", "ship"], "only in the checkpoint: ship; only in the data: dog"),
+        (["dog", "cat"], "the order differs, label 0 is dog in the checkpoint, cat in the data"),
+    ],
+)
+def test_a_checkpoint_of_other_classes_is_refused_and_nothing_is_written(
+    compose: Compose, tmp_path: Path, classes: list[str], complaint: str
+) -> None:
+    data = make_data(test=4)
+    path = save(make_classifier(data, classes=classes), tmp_path)
+    root = write_images(tmp_path / "images", data.test.images, ["cat", "dog", "cat", "dog"])
+    options = (f"data.root={root}", "trainer.accelerator=cpu", f"trainer.default_root_dir={tmp_path}")
+    with pytest.raises(InputError) as refusal:
+        experiment.evaluate(compose("evaluate", f"ckpt={path}", "data=folder", *options))
+    assert str(refusal.value).startswith(f"ckpt={path}: its classes are not those of the data ({complaint});")
+    assert not (tmp_path / "lightning_logs").exists()

@@ -108,7 +108,7 @@ def test_page_gives_the_figures_of_the_run(tmp_path: Path) -> None:
         "1,234 images/s",
         "12.3 s",
         "2.15.0",
-        f"1 {CLASSES[0]} as {CLASSES[1]}",
+        f"{CLASSES[0]} → {CLASSES[1]}: 1",
     ):
         assert figure in text
 
