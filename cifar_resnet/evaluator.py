@@ -77,12 +77,12 @@ class Evaluator(Callback):
             raise InputError("the network's outputs are not numbers: its training diverged; take another checkpoint")
         mirrored = _probabilities(self._mirrored) if self.flip else None
         self.evaluation = evaluate(probabilities, torch.cat(self._labels).cpu(), pl_module.classes, mirrored)
-        if trainer.is_global_zero and trainer.log_dir is not None:
-            self._write(self.evaluation, trainer)
+        log_dir = trainer.log_dir  # asks every device, so it comes before the others leave
+        if trainer.is_global_zero and log_dir is not None:
+            self._write(self.evaluation, trainer, Path(log_dir))
 
     @staticmethod
-    def _write(evaluation: Evaluation, trainer: Trainer) -> None:
-        folder = Path(str(trainer.log_dir))
+    def _write(evaluation: Evaluation, trainer: Trainer, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n")
         for name, draw in (("confusion_matrix", draw_confusion), ("reliability", draw_reliability)):

@@ -1,13 +1,11 @@
 """From a configuration to data, classifier, callbacks and trainer: the one place that builds."""
 
 import ctypes
-import json
 import logging
 import platform
 import sys
 import warnings
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +15,34 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
-from rich.table import Table
 
-from cifar_resnet import lr_search
+from cifar_resnet import lr_search, records
+from cifar_resnet.checkpoint import load_classifier, read_checkpoint
 from cifar_resnet.classifier import ImageClassifier
 from cifar_resnet.datamodule import ImageDataModule
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.evaluation import Evaluation, show
+from cifar_resnet.evaluator import Evaluator
 from cifar_resnet.gallery import MisclassifiedGallery
 from cifar_resnet.history import History
+from cifar_resnet.records import device_name, say
 
 STEP_OPTIONS = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val", "deterministic")
 """The Trainer options that change what an optimizer step does; the search uses them too."""
+
+NO_NEWS = (
+    "The '.*_dataloader' does not have many workers",  # images are in memory: see `ImageDataModule`
+    ".*AMP with fp16 is not supported on CPU",  # `announce` says it
+    "You passed in a `val_dataloader` but have no `validation_step`",  # the search looks at the training loss alone
+    ".*The dirpath has changed from",  # a resumed run has a folder of its own
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own business
+    ".*recommended to use `self.log\\(.*sync_dist",  # the metrics are gathered from all devices before they are logged
+    ".*`torch.jit.trace",  # how TensorBoardLogger draws the graph
+)
+"""Beginnings of warnings that tell the user nothing that can be acted on."""
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -45,20 +56,21 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     prepare(config)
     history, gallery = History(), MisclassifiedGallery(**config.gallery, seed=config.seed)
-    trainer = build_trainer(config, [history, gallery])
+    trainer = build_trainer(config, [history, gallery, Evaluator()])
     resume(config)
     data = build_data(config)
     classifier = build_classifier(config, data)
     gallery.check(classifier)
     announce(config, data, classifier, trainer)
-    found = find_bounds(config, classifier, data, trainer)
-    if trainer.is_global_zero and trainer.log_dir is not None:
-        record(config, found, trainer)
+    found = find_bounds(config, classifier, data)
+    logger = run_logger(trainer)
+    if logger:
+        records.begin(config, found, logger)
     trainer.fit(classifier, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
     (metrics,) = trainer.test(classifier, datamodule=data, verbose=False)
-    summary = summarize(config, trainer, classifier, history, gallery, metrics)
-    if trainer.is_global_zero:
-        report(config, summary, trainer)
+    summary = records.summarize(config, trainer, classifier, history, gallery, metrics)
+    if logger:
+        records.finish(config, summary, logger)
     return summary
 
 
@@ -74,20 +86,72 @@ def find_lr(config: DictConfig) -> lr_search.LrSearch:
     data = build_data(config)
     classifier = build_classifier(config, data)
     announce(config, data, classifier, trainer)
-    found = find_bounds(config, classifier, data, trainer)
+    found = find_bounds(config, classifier, data)
     assert found is not None
-    if trainer.log_dir is not None:
-        record(config, found, trainer)
+    logger = run_logger(trainer)
+    if logger:
+        records.begin(config, found, logger)
     bounds = f"schedule.lr_min={found.lr_min:g} schedule.lr_max={found.lr_max:g}"
-    _say(f"train with them: python scripts/train.py {bounds}")
+    say(f"train with them: python scripts/train.py {bounds}")
     return found
+
+
+def evaluate(config: DictConfig) -> Evaluation:
+    """Evaluate a checkpoint on the test images, print the figures, and leave them, with pictures, in a new run folder.
+
+    The statistics that normalize the images are the checkpoint's.
+
+    Raises:
+        InputError: something in the configuration cannot work, or the checkpoint's classes are not those of the data;
+            nothing was written then.
+    """
+    prepare(config)
+    classifier = load_classifier(config.ckpt)
+    evaluator = Evaluator(flip=config.tta == "flip")
+    gallery = MisclassifiedGallery(**config.gallery, seed=config.seed)
+    gallery.check(classifier)
+    trainer = build_trainer(config, [evaluator, gallery])
+    data = build_data(config)
+    _check_classes(config.ckpt, classifier.classes, data.classes)
+    device = device_name(trainer.strategy.root_device)
+    say(f"data: {len(data.test):,} test images, {len(data.classes)} classes, on {device}")
+    logger = run_logger(trainer)
+    if logger:
+        records.begin(config, None, logger)
+    trainer.test(classifier, datamodule=data, verbose=False)
+    assert evaluator.evaluation is not None
+    if trainer.is_global_zero:
+        show(evaluator.evaluation)
+    if logger:
+        folder = Path(logger.log_dir)
+        say(f"look at it: tensorboard --logdir {folder.parent}      (or the pictures in {folder})")
+    return evaluator.evaluation
+
+
+def _check_classes(path: str, trained: Sequence[str], found: Sequence[str]) -> None:
+    if trained == found:
+        return
+    sides = (("checkpoint", set(trained) - set(found)), ("data", set(found) - set(trained)))
+    odd = [f"only in the {side}: {_enumerate(sorted(names))}" for side, names in sides if names]
+    if not odd:
+        label = next(label for label, (one, other) in enumerate(zip(trained, found, strict=True)) if one != other)
+        odd = [f"the order differs, label {label} is {trained[label]} in the checkpoint, {found[label]} in the data"]
+    raise InputError(
+        f"ckpt={path}: its classes are not those of the data ({'; '.join(odd)}); "
+        "evaluate it on images of the classes that it was trained on"
+    )
+
+
+def _enumerate(names: Sequence[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{rest}"
 
 
 def prepare(config: DictConfig) -> None:
     """Seed everything and set up the process."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*16-mixed.*not supported on CPU.*", ".*isinstance.*LeafSpec.*"):
+    for message in NO_NEWS:
         warnings.filterwarnings("ignore", message)
     seed_everything(config.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")  # TF32 where there is TF32
@@ -119,9 +183,9 @@ def build_data(config: DictConfig) -> ImageDataModule:
     except InstantiationException as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
-        raise InputError(f"data.source: {_one_line(error)}") from error
+        raise InputError(f"data.source: {one_line(error)}") from error
     except TypeError as error:
-        raise InputError(f"data: {_one_line(error)}") from error
+        raise InputError(f"data: {one_line(error)}") from error
 
 
 def build_classifier(config: DictConfig, data: ImageDataModule) -> ImageClassifier:
@@ -142,7 +206,7 @@ def build_classifier(config: DictConfig, data: ImageDataModule) -> ImageClassifi
             watched=data.watched,
         )
     except InstantiationException as error:
-        raise InputError(f"model: {_one_line(error)}") from error
+        raise InputError(f"model: {one_line(error)}") from error
 
 
 def build_trainer(config: DictConfig, callbacks: list[Callback]) -> Trainer:
@@ -170,14 +234,20 @@ def build_trainer(config: DictConfig, callbacks: list[Callback]) -> Trainer:
     try:
         return Trainer(**options)
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"trainer: {_one_line(error)}") from error
+        raise InputError(f"trainer: {one_line(error)}") from error
+
+
+def run_logger(trainer: Trainer) -> TensorBoardLogger | None:
+    """Return what this process records the run with: nothing beside the first device, and under ``fast_dev_run``."""
+    logger = trainer.logger
+    return logger if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero else None
 
 
 def resume(config: DictConfig) -> None:
     """Take the bounds of the checkpoint that training goes on from, and refuse what cannot be resumed."""
     if config.ckpt_path is None:
         return
-    before = load_checkpoint(config.ckpt_path)["hyper_parameters"]
+    before = read_checkpoint(config.ckpt_path, "ckpt_path")["hyper_parameters"]
     for key, now in (("max_epochs", config.trainer.max_epochs), ("peak_epoch", config.schedule.peak_epoch)):
         if before[key] != now:
             raise InputError(
@@ -192,56 +262,18 @@ def resume(config: DictConfig) -> None:
         config.schedule[key] = before[key]
 
 
-def load_checkpoint(path: str, key: str = "ckpt_path") -> dict[str, Any]:
-    """Return the contents of a checkpoint of this project.
-
-    Args:
-        path: the file.
-        key: the key that it was given by, for the messages.
-
-    Raises:
-        InputError: there is no such file, it cannot be read, or it is of another project.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"{key}={path}: no such file; checkpoints are in lightning_logs/version_N/checkpoints/")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes of a broken file provoke
-        raise InputError(f"{key}={path} is not a readable checkpoint ({_one_line(error)})") from error
-    if not isinstance(checkpoint, dict) or "temperature" not in checkpoint.get("hyper_parameters", {}):
-        raise InputError(f"{key}={path} is not a checkpoint of this project: it has no ImageClassifier in it")
-    return checkpoint
-
-
-def load_classifier(path: str) -> ImageClassifier:
-    """Return the classifier of a checkpoint, in evaluation mode, on the CPU.
-
-    Raises:
-        InputError: there is no such checkpoint, or its network cannot be built here.
-    """
-    load_checkpoint(path, "ckpt")
-    try:
-        # A network that was compiled for training runs without: compiling takes longer than a pass over the images.
-        classifier = ImageClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True, compile=False)
-    except (InstantiationException, RuntimeError) as error:
-        raise InputError(f"ckpt={path}: its network cannot be built ({_one_line(error)})") from error
-    return classifier.eval()
-
-
 def announce(config: DictConfig, data: ImageDataModule, classifier: ImageClassifier, trainer: Trainer) -> None:
     """Say in a few lines what is about to happen."""
     watched = f", {len(data.val):,} for validation" if data.val is not None else ""
-    _say(f"data: {len(data.train):,} training{watched} and {len(data.test):,} test images, {len(data.classes)} classes")
+    say(f"data: {len(data.train):,} training{watched} and {len(data.test):,} test images, {len(data.classes)} classes")
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     device = trainer.strategy.root_device
-    _say(f"network: {config.model._target_.rpartition('.')[2]}, {parameters:,} parameters, on {_device_name(device)}")
+    say(f"network: {config.model._target_.rpartition('.')[2]}, {parameters:,} parameters, on {device_name(device)}")
     if device.type == "cpu" and config.trainer.precision == "16-mixed":
-        _say("precision: 16-mixed needs a GPU; a CPU runs bf16-mixed, often slower than trainer.precision=32-true")
+        say("precision: 16-mixed needs a GPU; a CPU runs bf16-mixed, often slower than trainer.precision=32-true")
 
 
-def find_bounds(
-    config: DictConfig, classifier: ImageClassifier, data: ImageDataModule, trainer: Trainer
-) -> lr_search.LrSearch | None:
+def find_bounds(config: DictConfig, classifier: ImageClassifier, data: ImageDataModule) -> lr_search.LrSearch | None:
     """Give the classifier its LRMIN and LRMAX: those of the configuration, else those that the search finds."""
     hparams = classifier.hparams
     if None not in (hparams["lr_min"], hparams["lr_max"]):
@@ -259,91 +291,5 @@ def find_bounds(
         )
     # Lightning starts the processes of further devices with this command line: they take the bounds from there.
     sys.argv += [f"schedule.{name}={hparams[name]!r}" for name in ("lr_min", "lr_max")]
-    _say(f"LR search: lr_min={found.lr_min:g} lr_max={found.lr_max:g}  ({found.seconds:.1f} s)")
+    say(f"LR search: lr_min={found.lr_min:g} lr_max={found.lr_max:g}  ({found.seconds:.1f} s)")
     return found
-
-
-def record(config: DictConfig, found: lr_search.LrSearch | None, trainer: Trainer) -> None:
-    """Begin the run's folder: the resolved configuration, and what the search saw."""
-    folder = Path(str(trainer.log_dir))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-    _say(f"run folder: {folder}")
-    if found is None:
-        return
-    facts = {
-        "optimizer": OmegaConf.to_container(config.optimizer, resolve=True),
-        "batch_size": config.data.batch_size,
-        "precision": config.trainer.precision,
-        "seed": config.seed,
-        "versions": versions(),
-    }
-    figure = lr_search.write(found, facts, folder)
-    trainer.logger.experiment.add_figure("lr_search", figure)  # type: ignore[union-attr]
-
-
-def summarize(
-    config: DictConfig,
-    trainer: Trainer,
-    classifier: ImageClassifier,
-    history: History,
-    gallery: MisclassifiedGallery,
-    metrics: Mapping[str, float],
-) -> dict[str, Any]:
-    """Return the figures of a finished run."""
-    return {
-        "test_accuracy": metrics["test/accuracy"],
-        "train_accuracy": history.epochs[-1].train_accuracy if history.epochs else None,
-        "epochs": trainer.current_epoch,
-        "train_seconds": history.seconds,
-        "images_per_second": history.images / history.seconds if history.seconds else None,
-        "lr_min": classifier.hparams["lr_min"],
-        "lr_max": classifier.hparams["lr_max"],
-        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
-        "seed": config.seed,
-        "misclassified": gallery.errors,
-        "device": _device_name(trainer.strategy.root_device),
-        "versions": versions(),
-    }
-
-
-def report(config: DictConfig, summary: dict[str, Any], trainer: Trainer) -> None:
-    """Write ``summary.json``, log the hyperparameters with the result, and show the same in the terminal."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for key, value in summary.items():
-        if key == "versions":
-            continue
-        table.add_row(key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    get_console().print(table)
-    if trainer.log_dir is None:
-        return
-    folder = Path(trainer.log_dir)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    logger = trainer.logger
-    assert isinstance(logger, TensorBoardLogger)
-    chosen: Any = OmegaConf.to_container(config, resolve=True)
-    metrics = {f"hp/{key}": summary[key] for key in ("test_accuracy", "train_seconds")}
-    logger.log_hyperparams(chosen | {"found": {key: summary[key] for key in ("lr_min", "lr_max")}}, metrics)
-    logger.finalize("success")
-    _say(f"look at it: tensorboard --logdir {folder.parent}      or open {folder / 'gallery.png'}")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
-    packages = ("torch", "lightning", "albumentations", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
-
-
-def _say(line: str) -> None:
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        get_console().print(line, highlight=False, soft_wrap=True)

@@ -114,11 +114,12 @@ class MisclassifiedGallery(Callback):
         probabilities = torch.cat(self._logits).float().softmax(dim=1).cpu().numpy()
         labels = torch.cat(self._labels).cpu().numpy()
         self.errors = int((probabilities.argmax(axis=1) != labels).sum())
-        if not trainer.is_global_zero or trainer.log_dir is None:
+        log_dir = trainer.log_dir  # asks every device, so it comes before the others leave
+        if not trainer.is_global_zero or log_dir is None:
             return
         chosen = choose(probabilities, labels, self.count, self.order, self.seed)
         entries = _describe(chosen, probabilities, labels, pl_module.classes)
-        folder = Path(trainer.log_dir)
+        folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "gallery.json").write_text(
             json.dumps(
@@ -173,18 +174,19 @@ def draw(
     for number, entry in enumerate(entries):
         panel = panels[number // blocks, number % blocks]
         panel.suptitle(
-            f"{_short(entry.predicted)} {_percent(entry.predicted_probability)} / "
-            f"{_short(entry.true)} {_percent(entry.true_probability)}",
+            f"{shorten(entry.predicted)} {percent(entry.predicted_probability)} / "
+            f"{shorten(entry.true)} {percent(entry.true_probability)}",
             fontsize=11,
         )
         axes = panel.subplots(1, 3)
-        _show(axes[0], images[number])
-        _show(axes[1], images[number], predicted[number])
-        _show(axes[2], images[number], true[number])
+        show(axes[0], images[number])
+        show(axes[1], images[number], predicted[number])
+        show(axes[2], images[number], true[number])
     return figure
 
 
-def _show(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None) -> None:
+def show(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None) -> None:
+    """Draw an image, uint8 ``[H, W, 3]``, or in its place a map over it, ``[H, W]`` in 0 to 1."""
     axes.set_axis_off()
     extent = (0, image.shape[1], image.shape[0], 0)
     if heat is None:
@@ -196,9 +198,11 @@ def _show(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None) -> None
     axes.imshow(colours, interpolation="bilinear", extent=extent)
 
 
-def _short(name: str, longest: int = 16) -> str:
+def shorten(name: str, longest: int = 16) -> str:
+    """Return a name of at most ``longest`` characters for a caption."""
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
-def _percent(probability: float) -> str:
+def percent(probability: float) -> str:
+    """Return a probability as text, with a decimal where that does not round it to 0 or 100 %."""
     return f"{100 * probability:.1f}%" if 0.0005 <= probability < 0.9995 else f"{100 * probability:.0f}%"

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -80,7 +81,7 @@ class History(Callback):
         )
         self.epochs.append(epoch)
         if trainer.is_global_zero:
-            get_console().print(_line(epoch, trainer.max_epochs, watched), highlight=False)
+            get_console().print(_line(epoch, trainer.max_epochs, watched), highlight=False, soft_wrap=True)
         if epoch.train_loss != epoch.train_loss:
             raise InputError(
                 f"training diverged in epoch {epoch.number} (the loss is not a number): "
@@ -88,9 +89,10 @@ class History(Callback):
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the curves."""
+        """Log the curves, and leave them in ``curves.png`` in the run's folder."""
         if trainer.is_global_zero and self.epochs and isinstance(trainer.logger, TensorBoardLogger):
             figure = draw(self.epochs, pl_module.hparams["watched"])
+            figure.savefig(Path(trainer.logger.log_dir) / "curves.png")
             trainer.logger.experiment.add_figure("curves", figure, trainer.global_step)
 
     def _start(self) -> None:

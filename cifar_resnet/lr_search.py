@@ -180,7 +180,7 @@ def derive(rates: list[float], losses: list[float], seconds: float = 0.0) -> LrS
     if not start - floor > LEAST_DESCENT * start:
         raise InputError(
             f"the learning-rate search failed: the loss never fell from its start of {start:.3f}; "
-            "check the labels, change lr_search.lowest and lr_search.highest, or give schedule.lr_min and schedule.lr_max"
+            "check the labels, try other lr_search rates, or give schedule.lr_min and schedule.lr_max"
         )
     lr_max = _rate_at(DESCENT_AT_LR_MAX, rates, smoothed)
     lr_min = min(_rate_at(DESCENT_AT_LR_MIN, rates, smoothed), lr_max / LEAST_RATIO)

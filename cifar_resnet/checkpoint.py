@@ -1,0 +1,45 @@
+"""From a checkpoint file to its contents, or to the classifier in it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar_resnet.classifier import ImageClassifier
+from cifar_resnet.errors import InputError, one_line
+
+
+def read_checkpoint(path: str, key: str = "ckpt") -> dict[str, Any]:
+    """Return the contents of a checkpoint of this project, on the CPU.
+
+    Args:
+        path: the file.
+        key: what the user gave the path as, for messages.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it is of another project.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{key}={path}: no such file; checkpoints are in lightning_logs/version_N/checkpoints/")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes of a broken file provoke
+        raise InputError(f"{key}={path} is not a readable checkpoint: {one_line(error)[:120]}") from error
+    if not isinstance(checkpoint, dict) or "temperature" not in checkpoint.get("hyper_parameters", {}):
+        raise InputError(f"{key}={path} is not a checkpoint of this project: it has no ImageClassifier in it")
+    return checkpoint
+
+
+def load_classifier(path: str) -> ImageClassifier:
+    """Return the classifier of a checkpoint, on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: as `read_checkpoint`, or the network that it names is not there any more.
+    """
+    read_checkpoint(path)
+    try:
+        # A network that was compiled for training runs without: compiling takes longer than a pass over the images.
+        classifier = ImageClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True, compile=False)
+    except Exception as error:  # a network that was renamed or changed fails in as many ways as there are networks
+        raise InputError(f"ckpt={path}: its network cannot be made again: {one_line(error)[:200]}") from error
+    return classifier.eval()

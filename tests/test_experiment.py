@@ -1,0 +1,246 @@
+"""The main job end to end, small: what a run leaves behind, and that its figures are those of the run."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cifar_resnet.classifier import ImageClassifier
+from cifar_resnet.config import CONFIGS
+from cifar_resnet.errors import InputError
+from cifar_resnet.experiment import find_lr, train
+from cifar_resnet.sources import digits
+
+SCRIPTS = CONFIGS.parent / "scripts"
+SMALL = [
+    "data=digits",
+    "data.train_size=200",
+    "model.width=2",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=3",
+    "trainer.log_every_n_steps=1",
+    "schedule.peak_epoch=1",
+    "lr_search.num_training=20",
+]
+GIVEN = ["schedule.lr_min=0.01", "schedule.lr_max=0.3"]
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+
+def events(folder: str) -> EventAccumulator:
+    """Everything that the event files of a run hold."""
+    return EventAccumulator(folder, size_guidance={"scalars": 0, "images": 0, "graph": 1}).Reload()
+
+
+def test_a_run_leaves_what_the_readme_promises(compose: Compose, tmp_path: Path) -> None:
+    summary = train(compose("train", *SMALL))
+    run = tmp_path / "lightning_logs" / "version_0"
+    left = {path.name for path in run.iterdir() if not path.name.startswith("events")}
+    assert left >= {
+        "config.yaml",
+        "lr_find.json",
+        "lr_find.png",
+        "checkpoints",
+        "gallery.json",
+        "gallery.png",
+        "summary.json",
+    }
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert summary.keys() >= {
+        "test_accuracy", "train_accuracy", "epochs", "train_seconds", "images_per_second", "lr_min", "lr_max",
+        "parameters", "seed", "misclassified", "device", "versions",
+    }  # fmt: skip
+    assert (
+        OmegaConf.load(run / "config.yaml").data.root is None
+        if "root" in OmegaConf.load(run / "config.yaml").data
+        else True
+    )
+
+    _, test = digits()
+    classifier = ImageClassifier.load_from_checkpoint(run / "checkpoints" / "last.ckpt", weights_only=True).eval()
+    with torch.no_grad():
+        right = classifier(torch.from_numpy(test.images)).argmax(1).numpy() == test.labels
+    assert summary["test_accuracy"] == pytest.approx(right.mean())
+    assert summary["misclassified"] == (~right).sum()
+    assert summary["epochs"] == 3
+    found = json.loads((run / "lr_find.json").read_text())
+    assert (found["lr_min"], found["lr_max"]) == (summary["lr_min"], summary["lr_max"])
+
+
+def test_tensorboard_has_scalars_pictures_graph_and_hparams(compose: Compose) -> None:
+    summary = train(compose("train", *SMALL))
+    seen = events("lightning_logs/version_0")
+    tags = seen.Tags()
+    per_epoch = {f"{part}/{name}" for part in ("train", "test") for name in ("loss", "accuracy")}
+    assert set(tags["scalars"]) >= per_epoch | {"step/loss", "step/accuracy", "step/learning_rate"}
+    assert set(tags["images"]) >= {"lr_search", "curves", "gallery"}
+    assert tags["graph"]
+    assert len(seen.Scalars("step/learning_rate")) == 9  # 3 epochs of 200 images in batches of 64
+    rates = [event.value for event in seen.Scalars("step/learning_rate")]
+    assert max(rates) == pytest.approx(summary["lr_max"])
+    assert rates.index(max(rates)) == 2  # the last step of epoch 1
+    assert rates[-1] == pytest.approx(summary["lr_min"])
+    assert [event.value for event in seen.Scalars("test/accuracy")][-1] == pytest.approx(summary["test_accuracy"])
+    assert any("hp/test_accuracy" in tag for tag in tags["scalars"])
+
+
+def test_given_bounds_are_used_as_they_are(compose: Compose) -> None:
+    summary = train(compose("train", *SMALL, *GIVEN))
+    assert (summary["lr_min"], summary["lr_max"]) == (0.01, 0.3)
+    assert not Path("lightning_logs/version_0/lr_find.json").exists()
+
+
+def weights(version: int) -> dict[str, torch.Tensor]:
+    path = f"lightning_logs/version_{version}/checkpoints/last.ckpt"
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_found_and_given_bounds_train_the_same_to_the_bit(compose: Compose) -> None:
+    found = train(compose("train", *SMALL))
+    bounds = [f"schedule.{name}={found[name]!r}" for name in ("lr_min", "lr_max")]
+    train(compose("train", *SMALL, *bounds))
+    first, second = weights(0), weights(1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_resume_takes_the_bounds_of_the_checkpoint_and_refuses_another_schedule(compose: Compose) -> None:
+    found = train(compose("train", *SMALL))
+    resume = "ckpt_path=lightning_logs/version_0/checkpoints/last.ckpt"
+    again = train(compose("train", *SMALL, resume))
+    assert (again["lr_min"], again["lr_max"]) == (found["lr_min"], found["lr_max"])
+    for override, message in (
+        ("trainer.max_epochs=4", "max_epochs=3, not 4"),
+        ("schedule.lr_max=9", "schedule.lr_max=9"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(compose("train", *SMALL, resume, override))
+    assert not Path("lightning_logs/version_2").exists()
+
+
+def test_validation_split_is_watched_and_chooses_the_best_checkpoint(compose: Compose) -> None:
+    train(compose("train", *SMALL, *GIVEN, "data.val_size=50"))
+    run = Path("lightning_logs/version_0")
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    tags = events(str(run)).Tags()["scalars"]
+    assert "val/accuracy" in tags
+
+
+def test_fast_dev_run_leaves_nothing(compose: Compose, tmp_path: Path) -> None:
+    train(compose("train", *SMALL, "trainer.fast_dev_run=true"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lr_find_writes_its_record_and_says_how_to_use_it(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+    found = find_lr(compose("lr_find", *SMALL))
+    run = Path("lightning_logs/version_0")
+    assert {path.name for path in run.iterdir()} >= {"config.yaml", "lr_find.json", "lr_find.png"}
+    record: dict[str, Any] = json.loads((run / "lr_find.json").read_text())
+    assert len(record["rates"]) == len(record["losses"]) == len(record["smoothed"]) == 20
+    assert (record["seed"], record["batch_size"], record["precision"]) == (0, 64, "32-true")
+    assert record["optimizer"]["momentum"] == 0.9
+    assert f"schedule.lr_min={found.lr_min:g} schedule.lr_max={found.lr_max:g}" in capsys.readouterr().out
+
+
+def test_search_that_finds_nothing_leaves_nothing(compose: Compose, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the loss never fell"):
+        train(compose("train", *SMALL, "lr_search.lowest=1e-9", "lr_search.highest=1e-8"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("override", ["model=resnet18", "optimizer=adamw", "classifier.label_smoothing=0.1"])
+def test_the_groups_can_be_exchanged(compose: Compose, override: str) -> None:
+    summary = train(compose("train", override, *SMALL))
+    assert 0 < summary["lr_min"] < summary["lr_max"]
+
+
+def test_two_devices_share_the_batch_and_the_bounds(tmp_path: Path) -> None:
+    """Lightning starts the second process itself, with the same command line."""
+    command = [sys.executable, str(SCRIPTS / "train.py"), *SMALL, "trainer.devices=2", "trainer.max_epochs=2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "lightning_logs/version_0/summary.json").read_text())
+    rates = [event.value for event in events(str(tmp_path / "lightning_logs/version_0")).Scalars("step/learning_rate")]
+    assert len(rates) == 6  # as many steps as on one device
+    assert max(rates) == pytest.approx(summary["lr_max"])
+    assert done.stdout.count("LR search") == 1
+
+
+PATCH = """
+from torchvision.datasets import CIFAR10
+CIFAR10.url, CIFAR10.tgz_md5 = {url!r}, {md5!r}
+CIFAR10.train_list, CIFAR10.test_list = {train_list!r}, {test_list!r}
+CIFAR10.meta = CIFAR10.meta | {{"md5": {meta_md5!r}}}
+"""
+
+
+def small_cifar10(folder: Path) -> str:
+    """Make an archive in CIFAR-10's own format with 40 images, and the code that makes torchvision accept it."""
+    from hashlib import md5
+
+    rng = np.random.default_rng(0)
+    files = {}
+    for name in [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]:
+        images = rng.integers(0, 256, (20 if name == "test_batch" else 4, 3072), dtype=np.uint8)
+        files[name] = pickle.dumps({"data": images, "labels": rng.integers(0, 10, len(images)).tolist()})
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    files["batches.meta"] = pickle.dumps({"label_names": names})
+    archive = folder / "cifar-10-python.tar.gz"
+    base = folder / "cifar-10-batches-py"
+    base.mkdir()
+    for name, content in files.items():
+        (base / name).write_bytes(content)
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(base, base.name)
+    sums = {name: md5(content).hexdigest() for name, content in files.items()}
+    return PATCH.format(
+        url=archive.as_uri(),
+        md5=md5(archive.read_bytes()).hexdigest(),
+        train_list=[[name, sums[name]] for name in sums if name.startswith("data")],
+        test_list=[["test_batch", sums["test_batch"]]],
+        meta_md5=sums["batches.meta"],
+    )
+
+
+def test_the_literal_command_of_the_readme(tmp_path: Path) -> None:
+    """Only the archive that it downloads is replaced: 24 epochs at width 64 on 20 images."""
+    site, home = tmp_path / "site", tmp_path / "home"
+    site.mkdir()
+    home.mkdir()
+    (site / "sitecustomize.py").write_text(small_cifar10(site))
+    command = [sys.executable, str(SCRIPTS / "train.py"), "trainer.devices=1", "trainer.precision=16-mixed"]
+    done = subprocess.run(
+        command,
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (home / "data" / "cifar-10-batches-py").is_dir()
+    summary = json.loads((home / "lightning_logs/version_0/summary.json").read_text())
+    assert (summary["epochs"], summary["parameters"]) == (24, 6_573_130)
+    rates = [event.value for event in events(str(home / "lightning_logs/version_0")).Scalars("step/learning_rate")]
+    assert rates[-1] >= summary["lr_min"] * 0.999
+    assert "tensorboard --logdir lightning_logs" in done.stdout
+    assert "bf16-mixed" in done.stdout or torch.cuda.is_available()
+    assert "Traceback" not in done.stderr
