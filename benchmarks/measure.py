@@ -1,0 +1,117 @@
+"""What the benchmarks share: images, repeats in turn, facts about the machine, the table and its JSON."""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cifar_resnet import sources
+from cifar_resnet.sources import ImageSet
+
+
+def arguments(description: str | None, repeats: int = 5) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats, help="measurements of each row, taken in turn")
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
+    return parser
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", help="folder of train/CLASS and test/CLASS; without it the images are noise")
+
+
+def images(root: str | None, count: int) -> tuple[ImageSet, str]:
+    """Return ``count`` training images, uint8 ``[count, 32, 32, 3]``, and where they come from.
+
+    Sets smaller than ``count`` are repeated, so that they fill as much memory as real ones.
+    """
+    if root is not None:
+        train, _ = sources.folder(root)
+        return train.subset(np.arange(count) * 7919 % len(train)), f"{root} ({len(train):,} images)"
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    return ImageSet(noise, np.arange(count) % 10, tuple("0123456789")), "synthetic noise"
+
+
+def in_turn(tasks: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Run all tasks one after the other, ``repeats`` times; each returns its own measurement.
+
+    What slows the machine for a while so slows all of them alike.
+    """
+    results: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            results[name].append(task())
+    return results
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median."""
+    return statistics.median(values)
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """Return median, least and greatest as one text."""
+    return f"{median(values):,.{digits}f} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+
+
+def report(benchmark: str, title: str, rows: Sequence[Mapping[str, Any]], figures: Any, options: Any) -> None:
+    """Print the rows as a table, and write them with all figures and facts where ``--output`` says."""
+    facts = machine()
+    table = Table(
+        title=title, title_justify="left", caption=", ".join(f"{key} {value}" for key, value in facts.items())
+    )
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == next(iter(rows[0])) else "right")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console = Console()
+    console.width = max(console.width, 120)  # where there is no terminal it would be 80
+    console.print(table)
+    if options.output is None:
+        return
+    record = {
+        "benchmark": benchmark,
+        "title": title,
+        "machine": facts,
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "rows": list(rows),
+        "figures": figures,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """Return what a figure depends on."""
+    facts: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    facts["python"] = platform.python_version()
+    return facts | {name: version(name) for name in ("torch", "torchvision", "lightning", "albumentations", "numpy")}
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,268 @@
+"""Training steps: this project's `Trainer.fit` against a textbook loop and against the best bare PyTorch loop.
+
+(a) textbook: the network as it is written, NCHW floats, a plain optimizer, `loss.item()` at every step.
+(b) bare: no framework; channels_last, bytes normalized on the device, the fused optimizer, freed memory kept, no
+    synchronization. Nothing but the network's own work is left.
+(c) this project: `Trainer.fit` whole, with augmentation, schedule, metrics, logging and checkpoints; timed, as its own
+    summary is, from the start of an epoch to its end, without evaluation.
+
+Each loop lives in a process of its own, since what one does to the allocator would help the others; they take turns.
+(a) and (b) are given ready batches of the images that (c) augments anew. The device is a GPU where there is one.
+"""
+
+import argparse
+import contextlib
+import io
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import hydra
+import measure
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cifar_resnet import experiment
+from cifar_resnet.batches import Batch
+from cifar_resnet.config import CONFIGS
+from cifar_resnet.datamodule import ImageDataModule
+from cifar_resnet.history import History
+from cifar_resnet.models import CustomResNet
+
+TEMPERATURE = 8
+SGD = {"lr": 1e-3, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+
+
+class Turn:
+    """One end of the pipe through which a loop is told when it is its turn, and tells how long it took."""
+
+    def __init__(self, connection: Connection):
+        self.connection = connection
+
+    def start(self) -> None:
+        """Wait for the turn, and start the clock."""
+        self.connection.recv()
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        """Report the seconds since the start, the GPU's work included."""
+        if CUDA:
+            torch.cuda.synchronize()
+        self.connection.send(time.perf_counter() - self.started)
+
+
+def matmul(options: argparse.Namespace, turn: Turn) -> None:
+    """Multiply square matrices: the peak that a training step could reach."""
+    size, count = (8192, 50) if CUDA else (2048, 10)
+    dtype = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(options.precision, torch.float32)
+    torch.set_float32_matmul_precision("high")
+    left, right = torch.randn(2, size, size, device=DEVICE, dtype=dtype)
+    for _ in range(options.repeats + 1):
+        turn.start()
+        for _ in range(count):
+            left @ right
+        turn.stop()
+
+
+def matmul_flops() -> float:
+    size, count = (8192, 50) if CUDA else (2048, 10)
+    return 2.0 * size**3 * count
+
+
+def textbook(options: argparse.Namespace, turn: Turn) -> None:
+    """Loop (a)."""
+    data = image_data(options)
+    mean, std = torch.tensor(data.mean), torch.tensor(data.std)
+    batches = [
+        (((images / 255 - mean) / std).permute(0, 3, 1, 2).contiguous(), labels) for images, labels in ready(data)
+    ]
+    network = CustomResNet(options.width).to(DEVICE)
+    optimizer = torch.optim.SGD(network.parameters(), **SGD)
+    scaler = torch.amp.GradScaler(DEVICE.type, enabled=options.precision == "16-mixed" and CUDA)
+    for _ in range(options.repeats + 1):
+        turn.start()
+        running_loss, correct = 0.0, 0
+        for images, labels in batches:
+            images, labels = images.to(DEVICE), labels.to(DEVICE)  # noqa: PLW2901  (as tutorials write it)
+            optimizer.zero_grad()
+            with autocast(options.precision):
+                logits = network(images) / TEMPERATURE
+                loss = F.cross_entropy(logits, labels)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            running_loss += loss.item()
+            correct += (logits.argmax(dim=1) == labels).sum().item()
+        turn.stop()
+
+
+def bare(options: argparse.Namespace, turn: Turn) -> None:
+    """Loop (b)."""
+    experiment._keep_freed_memory()
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    data = image_data(options)
+    batches = [
+        (images.pin_memory(), labels.pin_memory()) if CUDA else (images, labels) for images, labels in ready(data)
+    ]
+    shape = (32, 32, 3)  # statistics of the whole image's shape: broadcasting 3 values is slow on a CPU
+    mean, std = (
+        (255 * torch.tensor(channels)).expand(shape).contiguous().to(DEVICE) for channels in (data.mean, data.std)
+    )
+    network: nn.Module = CustomResNet(options.width).to(DEVICE, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), **SGD, fused=True)
+    scaler = torch.amp.GradScaler(DEVICE.type, enabled=options.precision == "16-mixed" and CUDA)
+    if options.compile:
+        network.compile()
+    for _ in range(options.repeats + 1):
+        turn.start()
+        for images, labels in batches:
+            pixels = images.to(DEVICE, non_blocking=True).float().sub_(mean).div_(std).permute(0, 3, 1, 2)
+            with autocast(options.precision):
+                loss = F.cross_entropy(network(pixels) / TEMPERATURE, labels.to(DEVICE, non_blocking=True))
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        turn.stop()
+
+
+def project(options: argparse.Namespace, turn: Turn) -> None:
+    """Loop (c)."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        overrides = {
+            "data": "digits",  # its images are not used
+            "model.width": options.width,
+            "schedule.peak_epoch": 1,
+            "schedule.lr_min": 1e-4,
+            "schedule.lr_max": 1e-3,
+            "classifier.compile": str(options.compile).lower(),
+            "trainer.max_epochs": options.repeats + 1,
+            "trainer.precision": options.precision,
+            "trainer.limit_val_batches": 0,
+            "trainer.log_every_n_steps": min(10, options.steps),
+            "trainer.default_root_dir": folder,
+        }
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = hydra.compose("train", [f"{key}={value}" for key, value in overrides.items()])
+        experiment.prepare(config)
+        data = image_data(options)
+        trainer = experiment.build_trainer(config, [EpochTurn(turn), History()])
+        trainer.fit(experiment.build_classifier(config, data), datamodule=data)
+
+
+class EpochTurn(Callback):
+    """Makes every epoch wait for its turn."""
+
+    def __init__(self, turn: Turn):
+        self.turn = turn
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait."""
+        self.turn.start()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report."""
+        self.turn.stop()
+
+
+def image_data(options: argparse.Namespace) -> ImageDataModule:
+    images, _ = measure.images(options.root, options.steps * options.batch_size)
+    return ImageDataModule(images, images, batch_size=options.batch_size, num_workers=options.workers)
+
+
+def ready(data: ImageDataModule) -> list[Batch]:
+    """Return the batches of an epoch."""
+    dataset = data.train_dataloader().dataset
+    return [dataset[0, batch] for batch in range(len(dataset))]
+
+
+def autocast(precision: str) -> torch.autocast:
+    dtype = torch.float16 if precision == "16-mixed" and CUDA else torch.bfloat16
+    return torch.autocast(DEVICE.type, dtype, enabled=precision.endswith("-mixed"))
+
+
+@contextlib.contextmanager
+def turns(loop: Callable[..., None], options: argparse.Namespace) -> Iterator[Callable[[], float]]:
+    """Start a loop in a process of its own; yields a function that gives it a turn and returns its seconds."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=loop, args=(options, Turn(there)))
+    process.start()
+    there.close()
+
+    def turn() -> float:
+        here.send(None)
+        return here.recv()
+
+    try:
+        yield turn
+    finally:
+        here.close()  # a loop that still waits ends with this
+        process.join()
+
+
+def flops_an_image(width: int) -> float:
+    """Return the floating-point operations of convolutions and FC layer, forward and backward, for one image."""
+    network = CustomResNet(width).eval()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 32, 32)).sum().backward()
+    return float(counter.get_total_flops())
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__)
+    measure.add_root(parser)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=388 if CUDA else 2, help="steps of a turn (%(default)s here)")
+    parser.add_argument("--precision", default="16-mixed" if CUDA else "32-true", help="as trainer.precision")
+    parser.add_argument("--workers", type=int, help="of (c), as data.num_workers")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network of (b) and (c)")
+    options = parser.parse_args()
+
+    loops = {"(a) textbook loop": textbook, "(b) bare loop": bare, "(c) this project": project}
+    with contextlib.ExitStack() as stack:
+        tasks = {name: stack.enter_context(turns(loop, options)) for name, loop in loops.items()}
+        tasks["matmul"] = stack.enter_context(turns(matmul, options))
+        measure.in_turn(tasks, 1)  # first steps allocate, choose algorithms and compile
+        seconds = measure.in_turn(tasks, options.repeats)
+
+    peaks = [matmul_flops() / second for second in seconds.pop("matmul")]
+    rates = {name: [options.steps * options.batch_size / second for second in own] for name, own in seconds.items()}
+    rows = [row(name, rates, peaks, flops_an_image(options.width)) for name in rates]
+    where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
+    title = (
+        f"Training on {where}: width {options.width}, batch size {options.batch_size}, {options.precision}"
+        f"{', compiled' if options.compile else ''}; turns of {options.steps} steps, n = {options.repeats}; "
+        f"matmul {measure.median(peaks) / 1e9:,.0f} GFLOP/s"
+    )
+    measure.report("train_step", title, rows, rates | {"matmul FLOP/s": peaks}, options)
+
+
+def row(name: str, rates: dict[str, list[float]], peaks: list[float], flops: float) -> dict[str, Any]:
+    """Return a row of the table; every ratio is the median over the turns."""
+    own = rates[name]
+
+    def ratio(others: list[float]) -> float:
+        return measure.median([one / other for one, other in zip(own, others, strict=True)])
+
+    return {
+        "loop": name,
+        "images/s": measure.spread(own, 1 if max(own) < 1000 else 0),
+        "GFLOP/s": f"{measure.median(own) * flops / 1e9:,.0f}",
+        "of the matmul peak": f"{ratio(peaks) * flops:.1%}",
+    } | {f"× {other[:3]}": f"{ratio(rates[other]):.3f}" for other in list(rates)[:2]}
+
+
+if __name__ == "__main__":
+    main()
