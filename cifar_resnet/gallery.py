@@ -1,6 +1,7 @@
 """The gallery: misclassified test images, and where the network looked when it was wrong."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from torch import Tensor
 
 from cifar_resnet.classifier import ImageClassifier
@@ -135,10 +136,11 @@ class MisclassifiedGallery(Callback):
             class_activation_maps(pl_module, torch.from_numpy(images), targets, layer, self.method)
             for targets in (probabilities[chosen].argmax(axis=1), labels[chosen])
         )
-        figure = draw(images, predicted, true, entries, f"{self.method}, {layer}")
-        figure.savefig(folder / "gallery.png")
+        source = f"{self.method}, {layer}"
+        draw_sheet(images, predicted, true, entries, source).savefig(folder / "gallery.png")
         if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.add_figure("gallery", figure, trainer.global_step)
+            for number, error in enumerate(zip(images, predicted, true, entries, strict=True), start=1):
+                trainer.logger.experiment.add_figure(f"gallery/{number:02}", draw_card(*error), trainer.global_step)
 
 
 def _describe(
@@ -152,7 +154,7 @@ def _describe(
     return entries
 
 
-def draw(
+def draw_sheet(
     images: np.ndarray, predicted: np.ndarray, true: np.ndarray, entries: Sequence[Misclassified], source: str
 ) -> Figure:
     """Draw each image beside its two maps, two images to a row.
@@ -164,25 +166,39 @@ def draw(
         entries: what the captions say, ``[N]``.
         source: method and layer, for the title.
     """
-    blocks = min(2, len(entries))
-    rows = -(-len(entries) // blocks)
-    figure = Figure(figsize=(4.9 * blocks, 1.95 * rows + 0.45), dpi=110, layout="constrained")
-    figure.suptitle(
-        f"Misclassified: image | map for the predicted class | map for the true class   ({source})", fontsize=9
-    )
-    panels = figure.subfigures(rows, blocks, squeeze=False)
-    for number, entry in enumerate(entries):
-        panel = panels[number // blocks, number % blocks]
-        panel.suptitle(
-            f"{shorten(entry.predicted)} {percent(entry.predicted_probability)} / "
-            f"{shorten(entry.true)} {percent(entry.true_probability)}",
-            fontsize=11,
-        )
-        axes = panel.subplots(1, 3)
-        show(axes[0], images[number])
-        show(axes[1], images[number], predicted[number])
-        show(axes[2], images[number], true[number])
+    columns = min(2, len(entries))
+    rows = math.ceil(len(entries) / columns)
+    figure = Figure(figsize=(4.6 * columns, 1.85 * rows + 0.4), dpi=110)
+    title, body = figure.subfigures(2, 1, squeeze=False, height_ratios=(0.4, 1.85 * rows)).flat
+    title.text(0.5, 0.5, f"image  |  map for the predicted class  |  map for the true class      ({source})",
+               ha="center", va="center", fontsize=9, color="#555555")  # fmt: skip
+    panels: np.ndarray = body.subfigures(rows, columns, squeeze=False)
+    for panel, image, its_predicted, its_true, entry in zip(
+        panels.flat, images, predicted, true, entries, strict=False
+    ):
+        _draw_error(panel, image, its_predicted, its_true, entry, fontsize=10)
     return figure
+
+
+def draw_card(image: np.ndarray, predicted: np.ndarray, true: np.ndarray, entry: Misclassified) -> Figure:
+    """Draw one image beside its two maps, to be read at the 350 pixels that TensorBoard's image tab gives to a card."""
+    figure = Figure(figsize=(4.6, 1.95), dpi=150)
+    _draw_error(figure, image, predicted, true, entry, fontsize=11)
+    return figure
+
+
+def _draw_error(
+    panel: FigureBase, image: np.ndarray, predicted: np.ndarray, true: np.ndarray, entry: Misclassified, fontsize: float
+) -> None:
+    caption = (
+        f"predicted {shorten(entry.predicted)} {percent(entry.predicted_probability)} / "
+        f"true {shorten(entry.true)} {percent(entry.true_probability)}"
+    )
+    panel.suptitle(caption, fontsize=fontsize, y=0.985, parse_math=False)
+    axes = panel.subplots(1, 3, gridspec_kw={"left": 0.01, "right": 0.99, "bottom": 0.02, "top": 0.87, "wspace": 0.03})
+    show(axes[0], image)
+    show(axes[1], image, predicted)
+    show(axes[2], image, true)
 
 
 def show(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None) -> None:

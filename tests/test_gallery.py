@@ -70,9 +70,9 @@ def test_the_gallerys_ten_are_the_most_confident_errors_of_a_plain_forward_pass(
 def test_the_picture_goes_to_a_file_and_to_tensorboard(tmp_path: Path) -> None:
     _, folder, _ = run(tmp_path, make_data(test=60), count=4)
     with Image.open(folder / "gallery.png") as picture:
-        assert picture.width > picture.height > 300  # two errors to a row
+        assert picture.width > picture.height > 300  # two errors to a row, two rows
     events = EventAccumulator(str(folder)).Reload()
-    assert events.Tags()["images"] == ["gallery"]
+    assert events.Tags()["images"] == [f"gallery/{number:02}" for number in range(1, 5)]
 
 
 def all_right(data: ImageDataModule, errors: int) -> ImageDataModule:
