@@ -1,11 +1,8 @@
 """From the command line to a checked configuration, in well under a second: nothing here imports torch."""
 
-import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,129 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_resnet import overrides
 from cifar_resnet.errors import InputError
+from cifar_resnet.expected import EXPECTED, Expected, typed
 from cifar_resnet.overrides import CONFIGS
-
-
-def _typed(value: Any) -> str:
-    """Write a value as one types it."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a key accepts: the phrase that an error message shows, and the test."""
-
-    phrase: str
-    accepts: Callable[[Any], bool]
-
-
-def whole(low: int, high: int) -> Expected:
-    """Accept the integers from ``low`` to ``high``."""
-    return Expected(
-        f"a whole number from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high
-    )
-
-
-def number(low: float, high: float) -> Expected:
-    """Accept the finite numbers from ``low`` to ``high``."""
-    return Expected(
-        f"a number from {low:g} to {high:g}",
-        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high,
-    )
-
-
-def one_of(*choices: Any) -> Expected:
-    """Accept the listed values only."""
-    return Expected(f"one of {', '.join(map(_typed, choices))}", lambda value: value in choices)
-
-
-def either(first: Expected, second: Expected) -> Expected:
-    """Accept what one or the other accepts."""
-    return Expected(f"{first.phrase}, or {second.phrase}", lambda value: first.accepts(value) or second.accepts(value))
-
-
-def optional(expected: Expected) -> Expected:
-    """Accept null as well."""
-    return either(expected, Expected("null", lambda value: value is None))
-
-
-def _is_devices(value: Any) -> bool:
-    if isinstance(value, list):
-        return bool(value) and all(type(index) is int and index >= 0 for index in value)
-    return value in (-1, "auto") or (type(value) is int and 1 <= value <= 1024)
-
-
-FLAG = Expected("true or false", lambda value: isinstance(value, bool))
-TEXT = Expected("a text", lambda value: isinstance(value, str) and bool(value.strip()))
-RATE = number(1e-12, 1e6)
-TARGET = Expected(
-    "the dotted name of a callable, such as torch.optim.SGD",
-    lambda value: isinstance(value, str) and bool(re.fullmatch(r"\w+(\.\w+)+", value)),
-)
-SHARE = Expected("a share above 0 and up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1)
-
-EXPECTED: dict[str, Expected] = {
-    "seed": whole(0, 2**32 - 1),
-    "ckpt_path": optional(TEXT),
-    "ckpt": TEXT,
-    "data.source._target_": TARGET,
-    "data.root": TEXT,
-    "data.batch_size": whole(1, 65_536),
-    "data.num_workers": optional(whole(0, 256)),
-    "data.padding": one_of("reflect", "mean"),
-    "data.flip": FLAG,
-    "data.cutout": whole(0, 32),
-    "data.val_size": whole(0, 10_000_000),
-    "data.train_size": optional(whole(1, 10_000_000)),
-    "data.test_statistics": one_of("train", "test"),
-    "data.resize": FLAG,
-    "model._target_": TARGET,
-    "model.width": whole(1, 1024),
-    "optimizer._target_": TARGET,
-    "optimizer.momentum": number(0, 1),
-    "optimizer.nesterov": FLAG,
-    "optimizer.weight_decay": number(0, 1),
-    "schedule.peak_epoch": number(0, 10_000),
-    "schedule.lr_min": optional(RATE),
-    "schedule.lr_max": optional(RATE),
-    "lr_search.num_training": whole(20, 100_000),
-    "lr_search.lowest": RATE,
-    "lr_search.highest": RATE,
-    "classifier.temperature": number(1e-3, 1e3),
-    "classifier.label_smoothing": number(0, 1),
-    "classifier.compile": FLAG,
-    "gallery.count": whole(1, 100),
-    "gallery.order": one_of("confident", "first", "random"),
-    "gallery.layer": optional(TEXT),
-    "gallery.method": one_of(
-        "gradcam",
-        "gradcam++",
-        "gradcam_elementwise",
-        "hirescam",
-        "layercam",
-        "xgradcam",
-        "eigencam",
-        "eigengradcam",
-    ),
-    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
-    "trainer.devices": Expected("a whole number from 1, a list of devices such as [0,1], auto or -1", _is_devices),
-    "trainer.strategy": TEXT,
-    "trainer.precision": one_of(
-        "32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true", 16, 32, 64, "bf16"
-    ),
-    "trainer.max_epochs": whole(1, 10_000),
-    "trainer.accumulate_grad_batches": whole(1, 10_000),
-    "trainer.gradient_clip_val": optional(number(0, 1e6)),
-    "trainer.limit_train_batches": optional(either(whole(1, 1_000_000), SHARE)),
-    "trainer.limit_val_batches": optional(either(whole(0, 1_000_000), SHARE)),
-    "trainer.limit_test_batches": optional(either(whole(1, 1_000_000), SHARE)),
-    "trainer.check_val_every_n_epoch": whole(1, 10_000),
-    "trainer.log_every_n_steps": whole(1, 1_000_000),
-    "trainer.deterministic": optional(one_of(True, False, "warn")),
-    "trainer.fast_dev_run": either(FLAG, whole(1, 1_000)),
-    "trainer.enable_progress_bar": FLAG,
-    "trainer.default_root_dir": TEXT,
-}
 
 ABSENT = object()
 """Stands for the value of a key that a configuration does not have."""
@@ -198,9 +74,11 @@ def check(config: DictConfig, own: Mapping[str, Expected] = MappingProxyType({})
     for key, wanted in expected.items():
         value = _look_up(resolved, key)
         if value is not ABSENT and not wanted.accepts(value):
-            raise InputError(f"{key}={_typed(value)}: expected {wanted.phrase}")
+            raise InputError(f"{key}={typed(value)}: expected {wanted.phrase}")
     if "schedule" in config:
         _check_schedule(config)
+    if "trainer" in config:
+        _check_output(config.trainer.default_root_dir)
 
 
 def _look_up(values: Mapping[str, Any], key: str) -> Any:
@@ -209,9 +87,17 @@ def _look_up(values: Mapping[str, Any], key: str) -> Any:
         values = values.get(section, {})
         if not isinstance(values, dict):
             raise InputError(
-                f"{'.'.join(sections[:depth])}={_typed(values)}: is a section; set its keys, for example {key}=VALUE"
+                f"{'.'.join(sections[:depth])}={typed(values)}: is a section; set its keys, for example {key}=VALUE"
             )
     return values.get(leaf, ABSENT)
+
+
+def _check_output(root: str) -> None:
+    existing = next(path for path in (Path(root), *Path(root).absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise InputError(
+            f"trainer.default_root_dir={root}: {existing.absolute()} is not a folder that can be written to"
+        )
 
 
 def output_file(name: str, suffix: str) -> Path:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
-from functools import partial
+from functools import cache, partial
 from os.path import expanduser
 from pathlib import Path
 from typing import Any, NoReturn
@@ -140,6 +140,7 @@ def _ratio(text: str, other: str) -> float:
     return SequenceMatcher(None, text, other).ratio()
 
 
+@cache
 def _defaults(name: str) -> list[str]:
     """Return every key of the defaults, and the groups, as a user would type them."""
     GlobalHydra.instance().clear()

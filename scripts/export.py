@@ -2,7 +2,8 @@
 
 from omegaconf import DictConfig
 
-from cifar_resnet.config import TEXT, command, one_of, optional
+from cifar_resnet.config import command
+from cifar_resnet.expected import TEXT, one_of, optional
 
 
 @command("export", format=one_of("onnx", "torchscript", "exported_program"), output=optional(TEXT))

@@ -4,7 +4,8 @@ import sys
 
 from omegaconf import DictConfig
 
-from cifar_resnet.config import TEXT, command, one_of, whole
+from cifar_resnet.config import command
+from cifar_resnet.expected import TEXT, one_of, whole
 
 
 @command("predict", images=TEXT, format=one_of("table", "json"), sheet=whole(0, 100), output=TEXT)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -192,6 +192,7 @@ def test_broken_images_are_named(pets: Path) -> None:
     refused(pets, str(broken), "repair or remove it")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_damage_gives_anything_but_an_image_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
