@@ -1,0 +1,78 @@
+"""Time of an epoch of `Trainer.fit` against the number of training images: it should be linear.
+
+A small network leaves the share of whatever is not the network large. Each measurement is the second epoch of a run
+of two; the first one warms up.
+"""
+
+import contextlib
+import functools
+import io
+import tempfile
+
+import hydra
+import measure
+import numpy as np
+
+from cifar_resnet import experiment
+from cifar_resnet.config import CONFIGS
+from cifar_resnet.datamodule import ImageDataModule
+from cifar_resnet.history import History
+from cifar_resnet.sources import ImageSet
+
+
+def seconds_an_epoch(images: ImageSet, width: int, workers: int | None) -> float:
+    """Train two epochs with the project's own configuration, and return the time of the second."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        overrides = {
+            "data": "digits",  # its images are not used
+            "model.width": width,
+            "schedule.peak_epoch": 1,
+            "schedule.lr_min": 1e-4,
+            "schedule.lr_max": 1e-3,
+            "trainer.max_epochs": 2,
+            "trainer.limit_val_batches": 0,
+            "trainer.default_root_dir": folder,
+        }
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = hydra.compose("train", [f"{key}={value}" for key, value in overrides.items()])
+        experiment.prepare(config)
+        data = ImageDataModule(images, images.subset(np.arange(10)), num_workers=workers)
+        history = History()
+        trainer = experiment.build_trainer(config, [history])
+        trainer.fit(experiment.build_classifier(config, data), datamodule=data)
+        return history.epochs[-1].seconds
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__)
+    measure.add_root(parser)
+    parser.add_argument("--images", type=int, nargs="+", default=[5_000, 10_000, 20_000, 50_000])
+    parser.add_argument("--width", type=int, default=2)
+    parser.add_argument("--workers", type=int, help="as data.num_workers")
+    options = parser.parse_args()
+
+    largest = max(options.images)
+    images, origin = measure.images(options.root, largest)
+    tasks = {
+        count: functools.partial(seconds_an_epoch, images.subset(np.arange(count)), options.width, options.workers)
+        for count in options.images
+    }
+    measured = measure.in_turn(tasks, options.repeats)
+    batches = {count: count // 512 for count in options.images}
+    per_batch = {count: measure.median(measured[count]) / batches[count] for count in options.images}
+    rows = [
+        {
+            "images": f"{count:,}",
+            "steps": batches[count],
+            "seconds an epoch": measure.spread(seconds, 2),
+            "ms a step": f"{1e3 * per_batch[count]:.2f}",
+            f"of that at {largest:,}": f"{per_batch[count] / per_batch[largest] - 1:+.1%}",
+        }
+        for count, seconds in measured.items()
+    ]
+    title = f"Epoch time: {origin}, width {options.width}, batch size 512, n = {options.repeats}"
+    measure.report("scaling", title, rows, measured, options)
+
+
+if __name__ == "__main__":
+    main()
