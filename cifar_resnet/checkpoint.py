@@ -34,7 +34,7 @@ def load_classifier(path: str) -> ImageClassifier:
     """Return the classifier of a checkpoint, on the CPU, in evaluation mode.
 
     Raises:
-        InputError: as `read_checkpoint`, or the network that it names is not there any more.
+        InputError: as `read_checkpoint`; or its network is not there any more, or its weights are not finite.
     """
     read_checkpoint(path)
     try:
@@ -42,4 +42,8 @@ def load_classifier(path: str) -> ImageClassifier:
         classifier = ImageClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True, compile=False)
     except Exception as error:  # a network that was renamed or changed fails in as many ways as there are networks
         raise InputError(f"ckpt={path}: its network cannot be made again: {one_line(error)[:200]}") from error
+    if not all(values.isfinite().all() for values in classifier.state_dict().values()):
+        raise InputError(
+            f"ckpt={path} holds weights that are not finite: its training diverged; use another checkpoint"
+        )
     return classifier.eval()

@@ -146,6 +146,7 @@ def write_table(batches: Iterable[list[Prediction]]) -> None:
 
 def write_json(batches: Iterable[list[Prediction]]) -> None:
     """Write a JSON array, an image a line, as they come."""
+    console = Console()  # it ends quietly where what it writes to is closed, as `head` does
     separator = "["
     for batch in batches:
         for prediction in batch:
@@ -154,9 +155,9 @@ def write_json(batches: Iterable[list[Prediction]]) -> None:
                 "top": [{"class": name, "probability": probability} for name, probability in prediction.top],
                 "note": prediction.note,
             }
-            print(f"{separator}\n {json.dumps(entry, allow_nan=False)}", end="")
+            console.out(f"{separator}\n {json.dumps(entry, allow_nan=False)}", end="", highlight=False)
             separator = ","
-    print("[]" if separator == "[" else "\n]")
+    console.out("[]" if separator == "[" else "\n]", highlight=False)
 
 
 WRITERS: dict[str, Callable[[Iterable[list[Prediction]]], None]] = {"table": write_table, "json": write_json}

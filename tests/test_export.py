@@ -159,6 +159,14 @@ def test_a_network_that_was_compiled_for_training_is_exported_as_it_is(
     export(compose("export", f"ckpt={checkpoint}", "format=torchscript"))
 
 
+def test_weights_that_diverged_are_refused(untrained: Path, compose: Compose) -> None:
+    content = torch.load(untrained, weights_only=True)
+    content["state_dict"]["network.fc.weight"][0, 0] = torch.nan
+    torch.save(content, untrained)
+    with pytest.raises(InputError, match=r"last\.ckpt holds weights that are not finite"):
+        export(compose("export", f"ckpt={untrained}", "format=torchscript"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
