@@ -19,9 +19,7 @@ from cifar_resnet.batches import Batch
 from cifar_resnet.classifier import ImageClassifier
 from cifar_resnet.errors import InputError
 from cifar_resnet.evaluation import Evaluation, evaluate
-
-LONGEST_NAME = 16
-"""Characters of a class name that a picture has room for."""
+from cifar_resnet.gallery import shorten
 
 
 class Evaluator(Callback):
@@ -102,16 +100,16 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
     The colour is the share of the true class, on a square-root scale, so that one error in a hundred is seen.
     """
     counts = np.array(evaluation.confusion)
-    cell = float(np.clip(10 / len(counts), 0.14, 0.56))  # inches
+    cell = float(np.clip(10 / len(counts), 0.14, 0.42))  # inches
     side = max(3.0, cell * len(counts)) + 1.5
-    figure = Figure(figsize=(side, side), dpi=110, layout="constrained")
+    figure = Figure(figsize=(side, side), dpi=140, layout="constrained")
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     right = np.eye(len(counts), dtype=bool)
     for others, colours in ((~right, "Blues"), (right, "Oranges")):
         axes.imshow(np.ma.array(shares, mask=others | (counts == 0)), cmap=colours, norm=PowerNorm(0.5, 0, 1))
     _write_counts(axes, counts, shares, cell)
-    _name_classes(axes, [_short(figures.name) for figures in evaluation.classes], cell)
+    _name_classes(axes, [shorten(figures.name) for figures in evaluation.classes], cell)
     axes.set_title(f"{evaluation.errors:,} of {evaluation.images:,} test images misclassified", fontsize=11)
     return figure
 
@@ -144,7 +142,7 @@ def _name_classes(axes: Axes, names: Sequence[str], cell: float) -> None:
 
 def draw_reliability(evaluation: Evaluation) -> Figure:
     """Draw how often the network is right against how sure it is, and how many images are how sure."""
-    figure = Figure(figsize=(5.2, 5.8), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.8, 5.4), dpi=140, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     bins = evaluation.calibration
     upper.plot([0, 1], [0, 1], "--", color="#777777", linewidth=1, label="calibrated")
@@ -165,7 +163,3 @@ def draw_reliability(evaluation: Evaluation) -> Figure:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"

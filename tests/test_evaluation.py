@@ -103,9 +103,9 @@ def test_confused_pairs_are_those_with_the_most_errors_both_ways() -> None:
 def test_flip_averages_probabilities_beside_the_plain_accuracy() -> None:
     labels = torch.tensor([0, 1, 2, 0])
     plain = torch.cat([certain(0, 1, confidence=0.9), certain(1, 1, confidence=0.6)])
-    mirrored = torch.cat([certain(0, 1, confidence=0.9), certain(2, 1, confidence=0.9)])
+    mirrored = torch.cat([certain(0, confidence=0.9), certain(0, confidence=0.5), certain(2, 1, confidence=0.9)])
     evaluation = evaluate(plain, labels, CLASSES, mirrored)
-    assert evaluation.accuracy.value == 0.5
+    assert evaluation.accuracy.value == evaluate(mirrored, labels, CLASSES).accuracy.value == 0.5
     assert evaluation.flip_accuracy == wilson(3, 4)
     assert evaluate(plain, labels, CLASSES).flip_accuracy is None
 
