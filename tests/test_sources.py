@@ -1,16 +1,10 @@
 """The sources: what they return, and one clear line for whatever is wrong with the files."""
 
 import contextlib
-import hashlib
 import io
-import pickle
 import socket
-import tarfile
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -240,44 +234,6 @@ def test_a_locked_folder_is_said(pets: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 # ---- CIFAR-10, from an archive like the official one with six images a batch
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A small archive in the official format, served by this machine, and its batches."""
-    rng = np.random.default_rng(0)
-    names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
-    batches = {
-        name: {"data": rng.integers(0, 256, (6, 3072), dtype=np.uint8), "labels": rng.integers(0, 10, 6).tolist()}
-        for name in names
-    }
-    meta = {"label_names": [f"thing{number}" for number in range(10)]}
-    served = tmp_path / "served" / CIFAR10.filename
-    served.parent.mkdir()
-    sums = {}
-    with tarfile.open(served, "w:gz") as tar:
-        for name, content in {**batches, CIFAR10.meta["filename"]: meta}.items():
-            pickled = pickle.dumps(content)
-            sums[name] = hashlib.md5(pickled).hexdigest()
-            member = tarfile.TarInfo(f"{CIFAR10.base_folder}/{name}")
-            member.size = len(pickled)
-            tar.addfile(member, io.BytesIO(pickled))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=served.parent))
-    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{CIFAR10.filename}")
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(served.read_bytes()).hexdigest())
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, sums[name]] for name in names[:5]])
-    monkeypatch.setattr(CIFAR10, "test_list", [[names[5], sums[names[5]]]])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums[CIFAR10.meta["filename"]]})
-    yield SimpleNamespace(served=served, batches=batches, names=names, server=server)
-    server.shutdown()
-    server.server_close()
 
 
 def unreachable(official: SimpleNamespace) -> None:
