@@ -1,0 +1,77 @@
+"""Open TensorBoard's image tab in a headless Chromium, make sure that the gallery is there, and save what it shows.
+
+    python docs/screenshot.py lightning_logs docs/tensorboard.png
+
+Everything stays on this machine: TensorBoard listens on the loopback address, and the browser opens nothing else.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@contextmanager
+def tensorboard(logdir: Path) -> Iterator[str]:
+    """Start TensorBoard on a free loopback port, and yield its address once it answers."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in server.stderr)), None)
+            if found is None:
+                sys.exit(f"screenshot.py: TensorBoard ended with code {server.wait()}")
+            yield found[0]
+        finally:
+            server.terminate()
+
+
+def wait_for_gallery(address: str, seconds: float = 60) -> list[str]:
+    """Return the tags of the gallery's pictures as soon as TensorBoard has read them."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"{address}data/plugin/images/tags") as answer:
+            tags = {tag for run in json.load(answer).values() for tag in run}
+        if gallery := sorted(tag for tag in tags if tag.startswith("gallery/")):
+            return gallery
+        time.sleep(1)
+    sys.exit("screenshot.py: no run below the log folder has a gallery: train first, or name another folder")
+
+
+def photograph(page: str, target: Path, size: str) -> None:
+    """Save the page as the browser shows it after ten seconds of its own time."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        sys.exit(f"screenshot.py: no browser found: install one of {', '.join(BROWSERS)}")
+    with tempfile.TemporaryDirectory() as profile:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+                 "--disable-background-networking", "--disable-component-update", "--hide-scrollbars"]  # fmt: skip
+        command = [browser, *flags, f"--user-data-dir={profile}", f"--window-size={size}", "--virtual-time-budget=10000",
+                   f"--screenshot={target}", page]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logdir", type=Path)
+    parser.add_argument("target", type=Path, help="PNG file to write")
+    parser.add_argument("--size", default="1180,900", help="width,height of the window in pixels")
+    options = parser.parse_args()
+    with tensorboard(options.logdir) as address:
+        gallery = wait_for_gallery(address)
+        photograph(f"{address}?tagFilter=gallery#images", options.target.absolute(), options.size)
+    print(f"{options.target}: TensorBoard's image tab with {len(gallery)} pictures of the gallery")
+
+
+if __name__ == "__main__":
+    main()
