@@ -122,7 +122,7 @@ def _line(epoch: Epoch, epochs: int | None, watched: str) -> str:
 
 def draw(epochs: list[Epoch], watched: str) -> Figure:
     """Draw loss and accuracy of the training and the watched images against the epoch."""
-    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
     numbers = [epoch.number for epoch in epochs]
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         axes.plot(

@@ -211,7 +211,7 @@ def write(result: LrSearch, facts: dict[str, Any], folder: Path) -> Figure:
 
 def draw(result: LrSearch) -> Figure:
     """Draw the raw and the smoothed loss against the rate, with the bounds marked."""
-    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss")
     axes.axvspan(result.lr_min, result.lr_max, color="#0072B2", alpha=0.10, label="rates of the One Cycle schedule")
     axes.scatter(result.rates, result.losses, s=12, color="#999999", label="raw loss of each step")
@@ -234,7 +234,7 @@ def draw(result: LrSearch) -> Figure:
         f"loss falls from {result.start:.2f} to {result.floor:.2f}: "
         f"{DESCENT_AT_LR_MIN:.0%} of it is done at LRMIN, {DESCENT_AT_LR_MAX:.0%} at LRMAX"
     )
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="lower left", edgecolor="none", framealpha=1)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
