@@ -16,10 +16,11 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
-from cifar_resnet import lr_search, records
+from cifar_resnet import lr_search, records, rehearsal
 from cifar_resnet.checkpoint import load_classifier, read_checkpoint
 from cifar_resnet.classifier import ImageClassifier
 from cifar_resnet.datamodule import ImageDataModule
@@ -57,10 +58,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     prepare(config)
     history, gallery = History(), MisclassifiedGallery(**config.gallery, seed=config.seed)
     trainer = build_trainer(config, [history, gallery, Evaluator()])
-    resume(config)
+    rehearsal.check_share(config.data.batch_size, trainer.world_size)
+    checkpoint = resume(config)
+    gallery.check(rehearse(config))
     data = build_data(config)
+    rehearsal.check_lengths(config, data, checkpoint)
     classifier = build_classifier(config, data)
-    gallery.check(classifier)
     announce(config, data, classifier, trainer)
     found = find_bounds(config, classifier, data)
     logger = run_logger(trainer)
@@ -83,7 +86,9 @@ def find_lr(config: DictConfig) -> lr_search.LrSearch:
     prepare(config)
     config.schedule.lr_min = config.schedule.lr_max = None
     trainer = build_trainer(config, [])
+    rehearse(config)
     data = build_data(config)
+    rehearsal.check_lengths(config, data, checkpoint=None)
     classifier = build_classifier(config, data)
     announce(config, data, classifier, trainer)
     found = find_bounds(config, classifier, data)
@@ -112,6 +117,7 @@ def evaluate(config: DictConfig) -> Evaluation:
     gallery.check(classifier)
     trainer = build_trainer(config, [evaluator, gallery])
     data = build_data(config)
+    rehearsal.limited("test", len(data.test_dataloader()), config)
     _check_classes(config.ckpt, classifier.classes, data.classes)
     device = device_name(trainer.strategy.root_device)
     say(f"data: {len(data.test):,} test images, {len(data.classes)} classes, on {device}")
@@ -181,9 +187,7 @@ def build_data(config: DictConfig) -> ImageDataModule:
         train_images, test_images = instantiate(source)
         return ImageDataModule(train_images, test_images, **options, seed=config.seed)
     except InstantiationException as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        raise InputError(f"data.source: {one_line(error)}") from error
+        raise rehearsal.reason(error, "data.source") from error
     except TypeError as error:
         raise InputError(f"data: {one_line(error)}") from error
 
@@ -206,12 +210,13 @@ def build_classifier(config: DictConfig, data: ImageDataModule) -> ImageClassifi
             watched=data.watched,
         )
     except InstantiationException as error:
-        raise InputError(f"model: {one_line(error)}") from error
+        raise rehearsal.reason(error, "model") from error
 
 
 def build_trainer(config: DictConfig, callbacks: list[Callback]) -> Trainer:
     """Make Lightning's Trainer, with progress in a terminal, checkpoints and TensorBoard."""
     options: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    rehearsal.check_trainer_options(options)
     in_terminal = get_console().is_terminal
     if in_terminal:
         callbacks = [*callbacks, RichModelSummary(max_depth=2)]
@@ -232,9 +237,13 @@ def build_trainer(config: DictConfig, callbacks: list[Callback]) -> Trainer:
         "benchmark": not options["deterministic"],
     }
     try:
-        return Trainer(**options)
+        trainer = Trainer(**options)
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"trainer: {one_line(error)}") from error
+        raise InputError(
+            f"trainer: {one_line(error)} (accelerator=auto devices=1 strategy=auto precision=32-true work anywhere)"
+        ) from error
+    rehearsal.check_cores(trainer)
+    return trainer
 
 
 def run_logger(trainer: Trainer) -> TensorBoardLogger | None:
@@ -243,23 +252,30 @@ def run_logger(trainer: Trainer) -> TensorBoardLogger | None:
     return logger if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero else None
 
 
-def resume(config: DictConfig) -> None:
-    """Take the bounds of the checkpoint that training goes on from, and refuse what cannot be resumed."""
+def rehearse(config: DictConfig) -> ImageClassifier:
+    """Build the classifier for two blank images, so that a mistake is found before any are decoded."""
+    config = config.copy()
+    config.classifier.compile = False  # it takes a minute
+    with isolate_rng():
+        classifier = build_classifier(config, rehearsal.blank_data())
+        rehearsal.check_classifier(classifier)
+    return classifier
+
+
+def resume(config: DictConfig) -> dict[str, Any] | None:
+    """Return the checkpoint that training goes on from, and take its bounds; refuse what cannot be resumed."""
     if config.ckpt_path is None:
-        return
-    before = read_checkpoint(config.ckpt_path, "ckpt_path")["hyper_parameters"]
-    for key, now in (("max_epochs", config.trainer.max_epochs), ("peak_epoch", config.schedule.peak_epoch)):
-        if before[key] != now:
-            raise InputError(
-                f"ckpt_path={config.ckpt_path} was trained with {key}={before[key]}, not {now}: its One Cycle schedule "
-                "cannot be stretched; resume with the same value, or start anew without ckpt_path"
-            )
+        return None
+    checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path")
+    rehearsal.check_resumable(config, checkpoint)
     for key in ("lr_min", "lr_max"):
-        if config.schedule[key] not in (None, before[key]):
+        before = checkpoint["hyper_parameters"][key]
+        if config.schedule[key] not in (None, before):
             raise InputError(
-                f"schedule.{key}={config.schedule[key]}: the checkpoint has {before[key]}; leave it out to resume"
+                f"schedule.{key}={config.schedule[key]}: the checkpoint has {before}; leave it out to resume"
             )
-        config.schedule[key] = before[key]
+        config.schedule[key] = before
+    return checkpoint
 
 
 def announce(config: DictConfig, data: ImageDataModule, classifier: ImageClassifier, trainer: Trainer) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cifar_resnet.classifier import ImageClassifier
 from cifar_resnet.datamodule import Batch
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.explain import METHODS, class_activation_maps, find_layer
 
 
@@ -87,10 +87,16 @@ class MisclassifiedGallery(Callback):
         self._labels: list[Tensor] = []
 
     def check(self, classifier: ImageClassifier) -> None:
-        """Raise `InputError`, before anything is trained, if the layer or the method does not exist."""
-        find_layer(classifier, self.layer)
+        """Raise `InputError`, before anything is trained, if the layer or the method cannot be explained."""
         if self.method not in METHODS:
             raise InputError(f"gallery.method={self.method}: no such method; choose one of {', '.join(METHODS)}")
+        layer = find_layer(classifier, self.layer)
+        try:
+            maps = class_activation_maps(classifier, classifier.example_input_array, [0], layer, self.method)
+        except Exception as error:  # the library raises whatever a layer without height and width provokes
+            raise InputError(f"gallery.layer={layer}: {self.method} cannot explain it ({one_line(error)})") from error
+        if maps is None:  # the library swallows an IndexError
+            raise InputError(f"gallery.layer={layer}: {self.method} cannot explain it")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier run."""
