@@ -48,6 +48,8 @@ def command(name: str, **own: Expected) -> Callable[[Callable[[DictConfig], None
                 _fail(overrides.explain(error, name))
             except KeyboardInterrupt:
                 sys.exit(130)
+            except SystemExit as stop:  # Lightning ends an interrupted training with 1
+                sys.exit(130 if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
 
         return run
 
