@@ -28,7 +28,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_resnet import experiment
+from cifar_resnet import build, experiment
 from cifar_resnet.batches import Batch
 from cifar_resnet.config import CONFIGS
 from cifar_resnet.datamodule import ImageDataModule
@@ -106,7 +106,7 @@ def textbook(options: argparse.Namespace, turn: Turn) -> None:
 
 def bare(options: argparse.Namespace, turn: Turn) -> None:
     """Loop (b)."""
-    experiment._keep_freed_memory()
+    build.keep_freed_memory()
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     data = image_data(options)

@@ -1,5 +1,6 @@
 """From a checkpoint file to its contents, or to the classifier in it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,23 @@ def load_classifier(path: str) -> ImageClassifier:
             f"ckpt={path} holds weights that are not finite: its training diverged; use another checkpoint"
         )
     return classifier.eval()
+
+
+def check_classes(path: str, trained: Sequence[str], found: Sequence[str]) -> None:
+    """Raise `InputError` if a checkpoint's classes are not those of the data, in the same order."""
+    if trained == found:
+        return
+    sides = (("checkpoint", set(trained) - set(found)), ("data", set(found) - set(trained)))
+    odd = [f"only in the {side}: {_enumerate(sorted(names))}" for side, names in sides if names]
+    if not odd:
+        label = next(label for label, (one, other) in enumerate(zip(trained, found, strict=True)) if one != other)
+        odd = [f"the order differs, label {label} is {trained[label]} in the checkpoint, {found[label]} in the data"]
+    raise InputError(
+        f"ckpt={path}: its classes are not those of the data ({'; '.join(odd)}); "
+        "evaluate it on images of the classes that it was trained on"
+    )
+
+
+def _enumerate(names: Sequence[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{rest}"
