@@ -54,10 +54,12 @@ def photograph(page: str, target: Path, size: str) -> None:
     if browser is None:
         sys.exit(f"screenshot.py: no browser found: install one of {', '.join(BROWSERS)}")
     with tempfile.TemporaryDirectory() as profile:
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-                 "--disable-background-networking", "--disable-component-update", "--hide-scrollbars"]  # fmt: skip
-        command = [browser, *flags, f"--user-data-dir={profile}", f"--window-size={size}", "--virtual-time-budget=10000",
-                   f"--screenshot={target}", page]  # fmt: skip
+        command = [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+            "--virtual-time-budget=10000", f"--window-size={size}", f"--user-data-dir={profile}",
+            f"--screenshot={target}", page,
+        ]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
