@@ -4,6 +4,7 @@ The first step comes after imports, reading scikit-learn's digits, building netw
 the schedule are given, so there is no search before it. Importing torch and Lightning alone is measured beside it.
 """
 
+import logging
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ def seconds_to_first_step() -> float:
 
 def main() -> None:
     options = measure.arguments(__doc__).parse_args()
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     tasks = {
         "scripts/train.py --help": lambda: seconds_to_exit(str(TRAIN), "--help"),
         "scripts/train.py data.batchsize=64 (refused)": lambda: seconds_to_exit(
