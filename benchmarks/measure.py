@@ -11,12 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from cifar_resnet import sources
+from cifar_resnet.config import CONFIGS
 from cifar_resnet.sources import ImageSet
 
 
@@ -43,6 +46,20 @@ def images(root: str | None, count: int) -> tuple[ImageSet, str]:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
     return ImageSet(noise, np.arange(count) % 10, tuple("0123456789")), "synthetic noise"
+
+
+def training_configuration(folder: str, overrides: Mapping[str, Any]) -> DictConfig:
+    """Return the configuration of `scripts/train.py` for training alone, on images that the benchmark brings."""
+    fixed = {
+        "data": "digits",  # not read
+        "schedule.peak_epoch": 1,
+        "schedule.lr_min": 1e-4,
+        "schedule.lr_max": 1e-3,
+        "trainer.limit_val_batches": 0,
+        "trainer.default_root_dir": folder,
+    }
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose("train", [f"{key}={value}" for key, value in (fixed | dict(overrides)).items()])
 
 
 def in_turn(tasks: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:

@@ -9,12 +9,10 @@ import functools
 import io
 import tempfile
 
-import hydra
 import measure
 import numpy as np
 
-from cifar_resnet import experiment
-from cifar_resnet.config import CONFIGS
+from cifar_resnet import build
 from cifar_resnet.datamodule import ImageDataModule
 from cifar_resnet.history import History
 from cifar_resnet.sources import ImageSet
@@ -23,23 +21,12 @@ from cifar_resnet.sources import ImageSet
 def seconds_an_epoch(images: ImageSet, width: int, workers: int | None) -> float:
     """Train two epochs with the project's own configuration, and return the time of the second."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        overrides = {
-            "data": "digits",  # its images are not used
-            "model.width": width,
-            "schedule.peak_epoch": 1,
-            "schedule.lr_min": 1e-4,
-            "schedule.lr_max": 1e-3,
-            "trainer.max_epochs": 2,
-            "trainer.limit_val_batches": 0,
-            "trainer.default_root_dir": folder,
-        }
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = hydra.compose("train", [f"{key}={value}" for key, value in overrides.items()])
-        experiment.prepare(config)
+        config = measure.training_configuration(folder, {"model.width": width, "trainer.max_epochs": 2})
+        build.prepare(config)
         data = ImageDataModule(images, images.subset(np.arange(10)), num_workers=workers)
         history = History()
-        trainer = experiment.build_trainer(config, [history])
-        trainer.fit(experiment.build_classifier(config, data), datamodule=data)
+        trainer = build.build_trainer(config, [history])
+        trainer.fit(build.build_classifier(config, data), datamodule=data)
         return history.epochs[-1].seconds
 
 

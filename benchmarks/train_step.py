@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-import hydra
 import measure
 import torch
 import torch.nn.functional as F
@@ -28,9 +27,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_resnet import build, experiment
+from cifar_resnet import build
 from cifar_resnet.batches import Batch
-from cifar_resnet.config import CONFIGS
 from cifar_resnet.datamodule import ImageDataModule
 from cifar_resnet.history import History
 from cifar_resnet.models import CustomResNet
@@ -139,24 +137,17 @@ def project(options: argparse.Namespace, turn: Turn) -> None:
     """Loop (c)."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         overrides = {
-            "data": "digits",  # its images are not used
             "model.width": options.width,
-            "schedule.peak_epoch": 1,
-            "schedule.lr_min": 1e-4,
-            "schedule.lr_max": 1e-3,
             "classifier.compile": str(options.compile).lower(),
             "trainer.max_epochs": options.repeats + 1,
             "trainer.precision": options.precision,
-            "trainer.limit_val_batches": 0,
             "trainer.log_every_n_steps": min(10, options.steps),
-            "trainer.default_root_dir": folder,
         }
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = hydra.compose("train", [f"{key}={value}" for key, value in overrides.items()])
-        experiment.prepare(config)
+        config = measure.training_configuration(folder, overrides)
+        build.prepare(config)
         data = image_data(options)
-        trainer = experiment.build_trainer(config, [EpochTurn(turn), History()])
-        trainer.fit(experiment.build_classifier(config, data), datamodule=data)
+        trainer = build.build_trainer(config, [EpochTurn(turn), History()])
+        trainer.fit(build.build_classifier(config, data), datamodule=data)
 
 
 class EpochTurn(Callback):
