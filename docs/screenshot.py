@@ -67,11 +67,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logdir", type=Path)
     parser.add_argument("target", type=Path, help="PNG file to write")
-    parser.add_argument("--size", default="1180,900", help="width,height of the window in pixels")
+    parser.add_argument("--size", default="1180,690", help="width,height of the window in pixels")
     options = parser.parse_args()
     with tensorboard(options.logdir) as address:
         gallery = wait_for_gallery(address)
-        photograph(f"{address}?tagFilter=gallery#images", options.target.absolute(), options.size)
+        photograph(f"{address}#images&tagFilter=gallery", options.target.absolute(), options.size)
     print(f"{options.target}: TensorBoard's image tab with {len(gallery)} pictures of the gallery")
 
 
