@@ -25,7 +25,9 @@ def read_checkpoint(path: str, key: str = "ckpt") -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes of a broken file provoke
-        raise InputError(f"{key}={path} is not a readable checkpoint: {one_line(error)[:120]}") from error
+        raise InputError(
+            f"{key}={path} is not a readable checkpoint: it is damaged, or another kind of file; name a .ckpt"
+        ) from error
     if not isinstance(checkpoint, dict) or "temperature" not in checkpoint.get("hyper_parameters", {}):
         raise InputError(f"{key}={path} is not a checkpoint of this project: it has no ImageClassifier in it")
     return checkpoint
