@@ -28,7 +28,7 @@ NO_NEWS = (
     ".*The dirpath has changed from",  # a resumed run has a folder of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own business
     ".*recommended to use `self.log\\(.*sync_dist",  # the metrics are gathered from all devices before they are logged
-    ".*`torch.jit.trace",  # how TensorBoardLogger draws the graph
+    ".*`torch.jit.trace",  # how TensorBoard draws the graph
 )
 """Beginnings of warnings that tell the user nothing that can be acted on."""
 
@@ -101,12 +101,12 @@ def build_trainer(config: DictConfig, callbacks: list[Callback]) -> Trainer:
     if in_terminal:
         callbacks = [*callbacks, RichModelSummary(max_depth=2)]
         if options["enable_progress_bar"]:
-            callbacks.append(RichProgressBar())
+            callbacks.append(RichProgressBar(refresh_rate=10))
     checkpoints = [ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)]
     if config.data.val_size:
         best = ModelCheckpoint(filename="best", enable_version_counter=False, monitor="val/accuracy", mode="max")
         checkpoints.append(best)
-    logger = TensorBoardLogger(options["default_root_dir"], "lightning_logs", log_graph=True, default_hp_metric=False)
+    logger = TensorBoardLogger(options["default_root_dir"], "lightning_logs", default_hp_metric=False)
     options |= {
         "logger": logger,
         "callbacks": [*callbacks, LearningRateMonitor("step"), *checkpoints],

@@ -90,7 +90,9 @@ class ImageClassifier(LightningModule):
     def normalize(self, images: Tensor) -> Tensor:
         """Map uint8 images ``[N, H, W, 3]`` to floats ``[N, 3, H, W]`` of mean 0 and deviation 1, channels last."""
         mean, std = (self.mean, self.std) if self.training else (self.test_mean, self.test_std)
-        pixels = (images.to(mean.dtype) - 255 * mean) / (255 * std)
+        # On a CPU, broadcasting three values over the last dimension takes three times as long as whole images do.
+        shift, scale = ((255 * channels).expand(images.shape[1:]).contiguous() for channels in (mean, std))
+        pixels = (images.to(mean.dtype) - shift) / scale
         return pixels.permute(0, 3, 1, 2)  # NHWC memory seen as NCHW is channels_last: nothing is copied
 
     def forward(self, images: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     logger = run_logger(trainer)
     if logger:
         records.begin(config, found, logger)
+        records.log_graph(classifier, logger)
     trainer.fit(classifier, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
     (metrics,) = trainer.test(classifier, datamodule=data, verbose=False)
     summary = records.summarize(config, trainer, classifier, history, gallery, metrics)

@@ -1,5 +1,6 @@
 """What a run leaves: its folder, its summary, and the same in the terminal."""
 
+import copy
 import json
 import platform
 from collections.abc import Mapping
@@ -39,6 +40,12 @@ def begin(config: DictConfig, found: lr_search.LrSearch | None, logger: TensorBo
     }
     figure = lr_search.write(found, facts, folder)
     logger.experiment.add_figure("lr_search", figure)
+
+
+def log_graph(classifier: ImageClassifier, logger: TensorBoardLogger) -> None:
+    """Log the network's graph; a copy is traced, so that it stays as it is."""
+    network = copy.deepcopy(classifier.network)
+    logger.experiment.add_graph(network, classifier.normalize(classifier.example_input_array))
 
 
 def summarize(
