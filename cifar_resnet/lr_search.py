@@ -9,9 +9,11 @@ The sweep
 The rule
     The loss stays at its start while the rate is too small to matter, falls, and ends in a floor, which is flat and
     ragged for a network with batch norm: it often does not diverge at any rate of the ladder, so neither "the lowest
-    point" nor "just before it diverges" (Smith 2018, arXiv 1803.09820) is a place that one finds twice. The descent
-    is. LRMAX is the first rate at which 90 % of the descent is done, LRMIN the first at which 5 % is (Smith 2017's
-    "when the accuracy starts to increase"), but at most LRMAX / 10 (Smith 2018 has a tenth to a twentieth).
+    point" nor "just before it diverges" (Smith 2018, arXiv 1803.09820) is a place that one finds twice. The slope is.
+    LRMAX is twice the rate at which three quarters of the descent are done, which is where the descent ends; LRMIN is
+    the rate at which a twentieth is done (Smith 2017's "when the accuracy starts to increase"), but at most LRMAX / 10
+    (Smith 2018 has a tenth to a twentieth). In five sweeps with different seeds (SGD, width
+    16, batch size 512, CIFAR-10 as JPEG) the place on the slope lay between the rates 0.11 and 0.17.
 """
 
 import contextlib
@@ -39,11 +41,14 @@ from cifar_resnet.classifier import ImageClassifier
 from cifar_resnet.datamodule import Batch, ImageDataModule
 from cifar_resnet.errors import InputError
 
-DESCENT_AT_LR_MAX = 0.90
+DESCENT_ON_SLOPE = 0.75
+"""Share of the descent that is done at a place on the slope that one finds again."""
+SLOPE_TO_LR_MAX = 2
+"""LRMAX is this multiple of the rate there."""
 DESCENT_AT_LR_MIN = 0.05
 LEAST_RATIO = 10
 """LRMAX / LRMIN is at least this."""
-SMOOTHING = 0.03
+SMOOTHING = 0.05
 """Standard deviation of the Gaussian that smooths the curve, as a share of the ladder's steps."""
 LEAST_DESCENT = 0.02
 """A sweep whose smoothed loss falls by less than this share of its start has found nothing."""
@@ -55,6 +60,7 @@ class LrSearch:
 
     Attributes:
         lr_min, lr_max: the bounds of the One Cycle schedule.
+        slope: the rate at which three quarters of the descent are done.
         rates, losses: rate and raw training loss of each step of the sweep.
         smoothed: the loss smoothed over the neighbouring steps, before and after alike.
         start, floor: smoothed loss at the first step and at its lowest.
@@ -63,6 +69,7 @@ class LrSearch:
 
     lr_min: float
     lr_max: float
+    slope: float
     rates: list[float]
     losses: list[float]
     smoothed: list[float]
@@ -182,9 +189,10 @@ def derive(rates: list[float], losses: list[float], seconds: float = 0.0) -> LrS
             f"the learning-rate search failed: the loss never fell from its start of {start:.3f}; "
             "check the labels, try other lr_search rates, or give schedule.lr_min and schedule.lr_max"
         )
-    lr_max = _rate_at(DESCENT_AT_LR_MAX, rates, smoothed)
+    slope = _rate_at(DESCENT_ON_SLOPE, rates, smoothed)
+    lr_max = min(SLOPE_TO_LR_MAX * slope, rates[-1])
     lr_min = min(_rate_at(DESCENT_AT_LR_MIN, rates, smoothed), lr_max / LEAST_RATIO)
-    return LrSearch(lr_min, lr_max, rates, losses, smoothed.tolist(), start, floor, seconds)
+    return LrSearch(_written(lr_min), _written(lr_max), slope, rates, losses, smoothed.tolist(), start, floor, seconds)
 
 
 def _smooth(losses: np.ndarray) -> np.ndarray:
@@ -195,9 +203,14 @@ def _smooth(losses: np.ndarray) -> np.ndarray:
 
 
 def _rate_at(share: float, rates: list[float], smoothed: np.ndarray) -> float:
-    """Return the first rate at which this share of the descent is done, to four digits, as one would write it down."""
+    """Return the first rate at which this share of the descent is done."""
     level = smoothed[0] - share * (smoothed[0] - smoothed.min())
-    return float(f"{rates[int(np.argmax(smoothed <= level))]:.3e}")
+    return rates[int(np.argmax(smoothed <= level))]
+
+
+def _written(rate: float) -> float:
+    """Return the rate to four digits, as one would write it down."""
+    return float(f"{rate:.3e}")
 
 
 def write(result: LrSearch, facts: dict[str, Any], folder: Path) -> Figure:
@@ -217,23 +230,18 @@ def draw(result: LrSearch) -> Figure:
     axes.scatter(result.rates, result.losses, s=12, color="#999999", label="raw loss of each step")
     axes.plot(result.rates, result.smoothed, color="#D55E00", linewidth=2, label="smoothed")
     descent = result.start - result.floor
-    for name, rate, share in (("LRMIN", result.lr_min, DESCENT_AT_LR_MIN), ("LRMAX", result.lr_max, DESCENT_AT_LR_MAX)):
+    axes.plot(
+        result.slope, result.start - DESCENT_ON_SLOPE * descent, "o", ms=9, mfc="white", mec="#D55E00", mew=2, zorder=3,
+        label=f"{DESCENT_ON_SLOPE:.0%} of the descent, at LRMAX / {SLOPE_TO_LR_MAX}",
+    )  # fmt: skip
+    for name, rate in (("LRMIN", result.lr_min), ("LRMAX", result.lr_max)):
         axes.axvline(rate, color="#0072B2", linewidth=1.5)
         axes.annotate(
-            f"{name} {rate:.2g}",
-            (rate, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(5, -14),
-            textcoords="offset points",
-            color="#0072B2",
-            weight="bold",
-        )
-        axes.axhline(result.start - share * descent, color="#0072B2", linewidth=0.8, linestyle=":")
+            f"{name} {rate:.2g}", (rate, 1), xycoords=("data", "axes fraction"), xytext=(5, -14),
+            textcoords="offset points", color="#0072B2", weight="bold",
+        )  # fmt: skip
     axes.set_ylim(result.floor - 0.15 * descent, result.start + 0.35 * descent)
-    axes.set_title(
-        f"loss falls from {result.start:.2f} to {result.floor:.2f}: "
-        f"{DESCENT_AT_LR_MIN:.0%} of it is done at LRMIN, {DESCENT_AT_LR_MAX:.0%} at LRMAX"
-    )
+    axes.set_title(f"the smoothed loss falls from {result.start:.2f} to {result.floor:.2f}")
     axes.legend(loc="lower left", edgecolor="none", framealpha=1)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
