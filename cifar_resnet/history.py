@@ -41,10 +41,12 @@ class History(Callback):
         self.seconds = 0.0
         self._clock: float | None = None
         self._before = 0.0
+        self._evaluated = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._before = self.seconds
+        self._evaluated = False
         self._start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[no-untyped-def]
@@ -57,6 +59,7 @@ class History(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on where an epoch is evaluated more than once."""
+        self._evaluated = True
         if not trainer.sanity_checking:
             self._start()
 
@@ -70,7 +73,8 @@ class History(Callback):
         self._stop()
         train = {name: value.item() for name, value in pl_module.train_metrics.compute().items()}
         watched = pl_module.hparams["watched"]
-        loss, accuracy = (trainer.callback_metrics.get(f"{watched}/{name}") for name in ("loss", "accuracy"))
+        seen = trainer.callback_metrics if self._evaluated else {}  # Lightning keeps those of earlier epochs
+        loss, accuracy = (seen.get(f"{watched}/{name}") for name in ("loss", "accuracy"))
         epoch = Epoch(
             trainer.current_epoch + 1,
             train["loss"],
