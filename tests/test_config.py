@@ -243,7 +243,7 @@ def test_good_overrides_arrive(run: Run) -> None:
     assert (config.seed, config.model.width, config.data.batch_size) == (7, 16, 64)
     assert config.optimizer.dampening == 0
     assert "nesterov" not in config.optimizer
-    assert config.schedule == {"peak_epoch": 2, "lr_min": 1, "lr_max": None}
+    assert (config.schedule.lr_min, config.schedule.lr_max) == (1, None)
 
 
 def test_several_values_run_one_after_the_other(run: Run, tmp_path: Path) -> None:
