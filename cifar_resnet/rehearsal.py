@@ -110,7 +110,7 @@ def limited(part: str, batches: int, config: DictConfig) -> int:
     """Return how many of the batches of ``train``, ``val`` or ``test`` are used.
 
     Raises:
-        InputError: none.
+        InputError: the limit leaves none.
     """
     limit = config.trainer.get(f"limit_{part}_batches")
     if limit is None:
