@@ -366,3 +366,7 @@ def test_the_process_is_left_as_it_was(run: Run) -> None:
     before = os.getcwd()
     run("seed=1")
     assert os.getcwd() == before
+
+
+def test_the_assignment_is_the_default_spelled_out(run: Run) -> None:
+    assert run("experiment=assignment") == run()
