@@ -1,5 +1,6 @@
 """The three jobs: train, find the learning-rate bounds, evaluate."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,7 @@ def find_lr(config: DictConfig) -> lr_search.LrSearch:
     logger = run_logger(trainer)
     if logger:
         records.begin(config, found, logger)
-    bounds = f"schedule.lr_min={found.lr_min:g} schedule.lr_max={found.lr_max:g}"
-    say(f"train with them: python scripts/train.py {bounds}")
+    say(f"train with them: python scripts/train.py {shlex.join(sys.argv[1:])}")  # `find_bounds` has added them
     return found
 
 

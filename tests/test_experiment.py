@@ -144,7 +144,10 @@ def test_fast_dev_run_leaves_nothing(compose: Compose, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lr_find_writes_its_record_and_says_how_to_use_it(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lr_find_writes_its_record_and_says_how_to_use_it(
+    compose: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lr_find.py", "model.width=2"])
     found = find_lr(compose("lr_find", *SMALL))
     run = Path("lightning_logs/version_0")
     assert {path.name for path in run.iterdir()} >= {"config.yaml", "lr_find.json", "lr_find.png"}
@@ -152,7 +155,8 @@ def test_lr_find_writes_its_record_and_says_how_to_use_it(compose: Compose, caps
     assert len(record["rates"]) == len(record["losses"]) == len(record["smoothed"]) == 20
     assert (record["seed"], record["batch_size"], record["precision"]) == (0, 64, "32-true")
     assert record["optimizer"]["momentum"] == 0.9
-    assert f"schedule.lr_min={found.lr_min:g} schedule.lr_max={found.lr_max:g}" in capsys.readouterr().out
+    bounds = f"schedule.lr_min={found.lr_min:g} schedule.lr_max={found.lr_max:g}"
+    assert f"python scripts/train.py model.width=2 {bounds}" in capsys.readouterr().out
 
 
 def test_search_that_finds_nothing_leaves_nothing(compose: Compose, tmp_path: Path) -> None:
