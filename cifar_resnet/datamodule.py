@@ -2,7 +2,6 @@
 
 import multiprocessing
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -186,13 +185,3 @@ def _stratified(rows: np.ndarray, labels: np.ndarray, size: int, seed: int) -> t
         )
     rest, taken = train_test_split(rows, test_size=size, stratify=labels[rows], random_state=seed)
     return np.sort(rest), np.sort(taken)
-
-
-def describe(data: ImageDataModule) -> dict[str, Any]:
-    """Return how many images and classes there are, for the terminal and the records."""
-    return {
-        "classes": len(data.classes),
-        "train": len(data.train),
-        "val": len(data.val) if data.val is not None else 0,
-        "test": len(data.test),
-    }
