@@ -224,7 +224,7 @@ def write(result: LrSearch, facts: dict[str, Any], folder: Path) -> Figure:
 
 def draw(result: LrSearch) -> Figure:
     """Draw the raw and the smoothed loss against the rate, with the bounds marked."""
-    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7, 4.6), dpi=120, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss")
     axes.axvspan(result.lr_min, result.lr_max, color="#0072B2", alpha=0.10, label="rates of the One Cycle schedule")
     axes.scatter(result.rates, result.losses, s=12, color="#999999", label="raw loss of each step")
@@ -242,7 +242,7 @@ def draw(result: LrSearch) -> Figure:
         )  # fmt: skip
     axes.set_ylim(result.floor - 0.15 * descent, result.start + 0.35 * descent)
     axes.set_title(f"the smoothed loss falls from {result.start:.2f} to {result.floor:.2f}")
-    axes.legend(loc="lower left", edgecolor="none", framealpha=1)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
