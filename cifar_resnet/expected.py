@@ -90,6 +90,7 @@ EXPECTED: dict[str, Expected] = {
     "schedule.lr_min": optional(RATE),
     "schedule.lr_max": optional(RATE),
     "lr_search.num_training": whole(20, 100_000),
+    "lr_search.repeats": whole(1, 100),
     "lr_search.lowest": RATE,
     "lr_search.highest": RATE,
     "classifier.temperature": number(1e-3, 1e3),

@@ -160,7 +160,7 @@ def find_bounds(config: DictConfig, classifier: ImageClassifier, data: ImageData
     )
     for name in ("lr_min", "lr_max"):
         if hparams[name] is None:
-            hparams[name] = getattr(found, name)
+            hparams[name] = getattr(found.bounds, name)
     if hparams["lr_min"] >= hparams["lr_max"]:
         raise InputError(
             f"schedule.lr_min={hparams['lr_min']:g} is not below schedule.lr_max={hparams['lr_max']:g}, "
@@ -168,5 +168,8 @@ def find_bounds(config: DictConfig, classifier: ImageClassifier, data: ImageData
         )
     # Lightning starts the processes of further devices with this command line: they take the bounds from there.
     sys.argv += [f"schedule.{name}={hparams[name]!r}" for name in ("lr_min", "lr_max")]
-    say(f"LR search: lr_min={found.lr_min:g} lr_max={found.lr_max:g}  ({found.seconds:.1f} s)")
+    say(
+        f"LR search: lr_min={found.bounds.lr_min:g} lr_max={found.bounds.lr_max:g}  "
+        f"({found.verdict}; {found.seconds:.1f} s)"
+    )
     return found

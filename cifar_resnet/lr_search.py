@@ -1,19 +1,13 @@
-"""LRMIN and LRMAX from one short sweep.
+"""LRMIN and LRMAX from short sweeps of the learning rate.
 
-The sweep
-    A copy of the classifier is trained for ``num_training`` steps while the rate climbs an exponential ladder, by
-    Lightning's ``Tuner`` (the range test of Smith 2017, arXiv 1506.01186, section 3.3). The raw loss of each step is
-    recorded here: the figures that Lightning keeps are debiased wrongly (its issue 14167), and its ``suggestion()``
-    differentiates against the linear rate (its issue 21141). The curve is then smoothed symmetrically over log rate.
+A copy of the classifier is trained for ``num_training`` steps while the rate climbs an exponential ladder, by
+Lightning's ``Tuner`` (the range test of Smith 2017, arXiv 1506.01186, section 3.3). The raw loss of each step is
+recorded here: the figures that Lightning keeps are debiased wrongly (its issue 14167), and its ``suggestion()``
+differentiates against the linear rate (its issue 21141). `cifar_resnet.lr_bounds` turns the losses into the bounds and
+a verdict.
 
-The rule
-    The loss stays at its start while the rate is too small to matter, falls, and ends in a floor, which is flat and
-    ragged for a network with batch norm: it often does not diverge at any rate of the ladder, so neither "the lowest
-    point" nor "just before it diverges" (Smith 2018, arXiv 1803.09820) is a place that one finds twice. The slope is.
-    LRMAX is twice the rate at which three quarters of the descent are done, which is where the descent ends; LRMIN is
-    the rate at which a twentieth is done (Smith 2017's "when the accuracy starts to increase"), but at most LRMAX / 10
-    (Smith 2018 has a tenth to a twentieth). In five sweeps with different seeds (SGD, width
-    16, batch size 512, CIFAR-10 as JPEG) the place on the slope lay between the rates 0.11 and 0.17.
+A sweep that leaves a doubt is followed up once: by as many sweeps again where noise is the doubt, by a wider one where
+an end of the ladder is. No bounds come out where the loss never fell: that is an error.
 """
 
 import contextlib
@@ -23,11 +17,13 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -40,53 +36,49 @@ from torch.optim import Optimizer
 from cifar_resnet.classifier import ImageClassifier
 from cifar_resnet.datamodule import Batch, ImageDataModule
 from cifar_resnet.errors import InputError
+from cifar_resnet.lr_bounds import LEAST_SIGNIFICANCE, Bounds, Doubt, derive, diverged
+from cifar_resnet.lr_figure import draw
 
-DESCENT_ON_SLOPE = 0.75
-"""Share of the descent that is done at a place on the slope that one finds again."""
-SLOPE_TO_LR_MAX = 2
-"""LRMAX is this multiple of the rate there."""
-DESCENT_AT_LR_MIN = 0.05
-LEAST_RATIO = 10
-"""LRMAX / LRMIN is at least this."""
-SMOOTHING = 0.05
-"""Standard deviation of the Gaussian that smooths the curve, as a share of the ladder's steps."""
-LEAST_DESCENT = 0.02
-"""A sweep whose smoothed loss falls by less than this share of its start has found nothing."""
+WIDENING = 100
+"""A ladder that ends too early is extended by this factor, with as many steps a decade as it has."""
 
 
 @dataclass(frozen=True)
 class LrSearch:
-    """The bounds, and all that they were derived from.
+    """The bounds, and what they were found by.
 
     Attributes:
-        lr_min, lr_max: the bounds of the One Cycle schedule.
-        slope: the rate at which three quarters of the descent are done.
-        rates, losses: rate and raw training loss of each step of the sweep.
-        smoothed: the loss smoothed over the neighbouring steps, before and after alike.
-        start, floor: smoothed loss at the first step and at its lowest.
-        seconds: how long the sweep took.
+        bounds: derived from the mean of the last sweeps.
+        sweeps: raw training loss of each step of each of them.
+        first_doubt: why there was a second attempt; None where there was none.
+        seconds: how long all of it took.
     """
 
-    lr_min: float
-    lr_max: float
-    slope: float
-    rates: list[float]
-    losses: list[float]
-    smoothed: list[float]
-    start: float
-    floor: float
+    bounds: Bounds
+    sweeps: list[list[float]]
+    first_doubt: Doubt | None
     seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """``clear``, or ``noisy`` and why; and why there was a second attempt."""
+        text = f"noisy: {self.bounds.doubt}" if self.bounds.doubt else "clear"
+        return f"{text}, after a second attempt, for at first {self.first_doubt}" if self.first_doubt else text
 
 
 class Probe(LightningModule):
-    """A copy of a classifier that is trained in its place, and remembers the rate and the raw loss of each step."""
+    """Trains a classifier in its place, and remembers the rate and the raw loss of each optimizer step.
 
-    def __init__(self, classifier: ImageClassifier, on_step: Any):
+    The Tuner replaces all callbacks, so a module has to do it.
+    """
+
+    def __init__(self, classifier: ImageClassifier, on_step: Callable[[], object] = lambda: None):
         super().__init__()
-        self.classifier = copy.deepcopy(classifier)
+        self.classifier = classifier
         self.rates: list[float] = []
         self.losses: list[float] = []
         self._micro_losses: list[Tensor] = []
+        self._shares: list[float] = []
         self._on_step = on_step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -97,17 +89,21 @@ class Probe(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Record the step, whose loss is the mean over the accumulated batches; stop once the loss is not finite."""
+        """Record the step, whose loss is the mean over the accumulated batches; stop once there is nothing to see."""
         self.rates.append(optimizer.param_groups[0]["lr"])
+        for group, share in zip(optimizer.param_groups, self._shares, strict=True):
+            group["lr"] *= share  # the Tuner has set all groups to one rate
         self.losses.append(float(sum(self._micro_losses)) / len(self._micro_losses))
         self._micro_losses.clear()
         self._on_step()
-        if not math.isfinite(self.losses[-1]):
+        if diverged(self.rates, self.losses):
             self.trainer.should_stop = True
 
     def configure_optimizers(self) -> Optimizer:
         """Return the classifier's optimizer; the Tuner sets its rates."""
-        return self.classifier.make_optimizer(lr=1.0)
+        optimizer = self.classifier.make_optimizer(lr=1.0)
+        self._shares = [group["lr"] / optimizer.param_groups[0]["lr"] for group in optimizer.param_groups]
+        return optimizer
 
 
 def search(
@@ -115,38 +111,87 @@ def search(
     data: ImageDataModule,
     *,
     num_training: int,
+    repeats: int = 1,
     lowest: float,
     highest: float,
     trainer_options: dict[str, Any],
 ) -> LrSearch:
     """Derive the bounds for this classifier, optimizer and data.
 
-    It leaves no trace: a copy is trained, on one device, and the random number generators are put back.
+    It leaves no trace: copies are trained, on one device, and the random number generators are put back.
 
     Args:
         classifier: what will be trained; not changed.
         data: its training batches are swept, with augmentation, from the first epoch on.
-        num_training: optimizer steps of the sweep.
+        num_training: optimizer steps of a sweep.
+        repeats: sweeps whose losses are averaged, step by step; each after the first has weights, an order and an
+            augmentation of its own.
         lowest: rate of the first step.
         highest: rate of the last step.
         trainer_options: the Trainer options of the run that change a step: accelerator, precision, accumulation.
 
     Raises:
-        InputError: the loss never fell.
+        InputError: the loss never fell, or by no more than its noise.
     """
     started = time.perf_counter()
     console = get_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("learning-rate search", total=num_training)
-        probe = Probe(classifier, on_step=lambda: progress.advance(task))
-        _sweep(probe, data, num_training, lowest, highest, trainer_options)
-    return derive(probe.rates, probe.losses, time.perf_counter() - started)
+
+        def sweep(repeat: int) -> Probe:
+            task = progress.add_task(f"learning-rate sweep {repeat + 1}", total=num_training)
+            with isolate_rng():
+                probe = Probe(_variant(classifier, data.seed, repeat), on_step=lambda: progress.advance(task))
+                _sweep(probe, _reseeded(data, repeat), num_training, lowest, highest, trainer_options)
+            return probe
+
+        probes = [sweep(repeat) for repeat in range(repeats)]
+        bounds = _derive_mean(probes)
+        first_doubt = bounds.doubt
+        if first_doubt is Doubt.NOISE:
+            probes += [sweep(repeat) for repeat in range(repeats, 2 * repeats)]
+        elif first_doubt is not None:
+            num_training += round(num_training * math.log(WIDENING) / math.log(highest / lowest))
+            lowest /= WIDENING if first_doubt is Doubt.LOWEST else 1
+            highest *= WIDENING if first_doubt is Doubt.HIGHEST else 1
+            probes = [sweep(repeat) for repeat in range(repeats)]
+    if first_doubt is not None:
+        bounds = _derive_mean(probes)
+    if bounds.significance < LEAST_SIGNIFICANCE:
+        raise InputError(
+            f"the learning-rate search failed: the loss fell from {bounds.start:.3f} to {bounds.floor:.3f}, no more "
+            "than its noise does; check the labels, raise data.batch_size, lr_search.num_training or "
+            "lr_search.repeats, or give schedule.lr_min and schedule.lr_max"
+        )
+    sweeps = [[loss for loss in probe.losses if math.isfinite(loss)] for probe in probes]
+    return LrSearch(bounds, sweeps, first_doubt, time.perf_counter() - started)
+
+
+def _variant(classifier: ImageClassifier, seed: int, repeat: int) -> ImageClassifier:
+    """Return a copy of the classifier, with other initial weights in each repeat after the first."""
+    if repeat == 0:
+        return copy.deepcopy(classifier)
+    torch.manual_seed(seed + repeat)
+    return type(classifier)(**classifier.hparams)
+
+
+def _reseeded(data: ImageDataModule, repeat: int) -> ImageDataModule:
+    """Return the same images, in each repeat after the first in another order and with other augmentation."""
+    if repeat:
+        data = copy.copy(data)  # it shares the images, which the first sweep has padded
+        data.seed += repeat
+    return data
+
+
+def _derive_mean(probes: list[Probe]) -> Bounds:
+    """Derive the bounds from the losses averaged over the sweeps, as far as all of them went."""
+    steps = min(len(probe.losses) for probe in probes)
+    return derive(probes[0].rates[:steps], np.mean([probe.losses[:steps] for probe in probes], axis=0).tolist())
 
 
 def _sweep(
     probe: Probe, data: ImageDataModule, num_training: int, lowest: float, highest: float, options: dict[str, Any]
 ) -> None:
-    with isolate_rng(), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             **options,
             devices=1,
@@ -173,76 +218,21 @@ def _sweep(
             )
 
 
-def derive(rates: list[float], losses: list[float], seconds: float = 0.0) -> LrSearch:
-    """Apply the rule of this module to the rates and raw losses of a sweep.
-
-    Raises:
-        InputError: the loss never fell.
-    """
-    finite = [math.isfinite(loss) for loss in losses]
-    end = finite.index(False) if False in finite else len(losses)
-    rates, losses = rates[:end], losses[:end]
-    smoothed = _smooth(np.array(losses)) if losses else np.array([math.nan])
-    start, floor = float(smoothed[0]), float(smoothed.min())
-    if not start - floor > LEAST_DESCENT * start:
-        raise InputError(
-            f"the learning-rate search failed: the loss never fell from its start of {start:.3f}; "
-            "check the labels, try other lr_search rates, or give schedule.lr_min and schedule.lr_max"
-        )
-    slope = _rate_at(DESCENT_ON_SLOPE, rates, smoothed)
-    lr_max = min(SLOPE_TO_LR_MAX * slope, rates[-1])
-    lr_min = min(_rate_at(DESCENT_AT_LR_MIN, rates, smoothed), lr_max / LEAST_RATIO)
-    return LrSearch(_written(lr_min), _written(lr_max), slope, rates, losses, smoothed.tolist(), start, floor, seconds)
-
-
-def _smooth(losses: np.ndarray) -> np.ndarray:
-    """Gaussian mean over the neighbouring steps, weights renormalized where the ladder ends."""
-    steps = np.arange(len(losses))
-    weights = np.exp(-0.5 * ((steps[:, None] - steps) / max(SMOOTHING * len(losses), 1e-9)) ** 2)
-    return (weights @ losses) / weights.sum(axis=1)
-
-
-def _rate_at(share: float, rates: list[float], smoothed: np.ndarray) -> float:
-    """Return the first rate at which this share of the descent is done."""
-    level = smoothed[0] - share * (smoothed[0] - smoothed.min())
-    return rates[int(np.argmax(smoothed <= level))]
-
-
-def _written(rate: float) -> float:
-    """Return the rate to four digits, as one would write it down."""
-    return float(f"{rate:.3e}")
-
-
-def write(result: LrSearch, facts: dict[str, Any], folder: Path) -> Figure:
+def write(found: LrSearch, facts: dict[str, Any], folder: Path) -> Figure:
     """Write ``lr_find.json`` and ``lr_find.png`` into ``folder``, and return the picture."""
-    record = {"lr_min": result.lr_min, "lr_max": result.lr_max} | facts | asdict(result)
+    bounds = asdict(found.bounds)
+    record = {
+        "lr_min": bounds.pop("lr_min"),
+        "lr_max": bounds.pop("lr_max"),
+        "verdict": found.bounds.verdict,
+        "doubt": bounds.pop("doubt"),
+        "first_doubt": found.first_doubt,
+        **facts,
+        "seconds": found.seconds,
+        **bounds,
+        "sweeps": found.sweeps,
+    }
     (folder / "lr_find.json").write_text(json.dumps(record, indent=1) + "\n")
-    figure = draw(result)
+    figure = draw(found.bounds, found.sweeps)
     figure.savefig(folder / "lr_find.png")
-    return figure
-
-
-def draw(result: LrSearch) -> Figure:
-    """Draw the raw and the smoothed loss against the rate, with the bounds marked."""
-    figure = Figure(figsize=(7, 4.6), dpi=120, layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss")
-    axes.axvspan(result.lr_min, result.lr_max, color="#0072B2", alpha=0.10, label="rates of the One Cycle schedule")
-    axes.scatter(result.rates, result.losses, s=12, color="#999999", label="raw loss of each step")
-    axes.plot(result.rates, result.smoothed, color="#D55E00", linewidth=2, label="smoothed")
-    descent = result.start - result.floor
-    axes.plot(
-        result.slope, result.start - DESCENT_ON_SLOPE * descent, "o", ms=9, mfc="white", mec="#D55E00", mew=2, zorder=3,
-        label=f"{DESCENT_ON_SLOPE:.0%} of the descent, at LRMAX / {SLOPE_TO_LR_MAX}",
-    )  # fmt: skip
-    for name, rate in (("LRMIN", result.lr_min), ("LRMAX", result.lr_max)):
-        axes.axvline(rate, color="#0072B2", linewidth=1.5)
-        axes.annotate(
-            f"{name} {rate:.2g}", (rate, 1), xycoords=("data", "axes fraction"), xytext=(5, -14),
-            textcoords="offset points", color="#0072B2", weight="bold",
-        )  # fmt: skip
-    axes.set_ylim(result.floor - 0.15 * descent, result.start + 0.35 * descent)
-    axes.set_title(f"the smoothed loss falls from {result.start:.2f} to {result.floor:.2f}")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -29,9 +29,7 @@ SMALL = [
     "trainer.max_epochs=3",
     "trainer.log_every_n_steps=1",
     "schedule.peak_epoch=1",
-    "lr_search.num_training=20",
-    "lr_search.lowest=0.01",
-    "lr_search.highest=1",
+    "lr_search.num_training=50",
 ]
 GIVEN = ["schedule.lr_min=0.01", "schedule.lr_max=0.3"]
 
@@ -152,10 +150,13 @@ def test_lr_find_writes_its_record_and_says_how_to_use_it(
     run = Path("lightning_logs/version_0")
     assert {path.name for path in run.iterdir()} >= {"config.yaml", "lr_find.json", "lr_find.png"}
     record: dict[str, Any] = json.loads((run / "lr_find.json").read_text())
-    assert len(record["rates"]) == len(record["losses"]) == len(record["smoothed"]) == 20
+    assert len(record["rates"]) == len(record["losses"]) == len(record["smoothed"]) > 20
     assert (record["seed"], record["batch_size"], record["precision"]) == (0, 64, "32-true")
     assert record["optimizer"]["momentum"] == 0.9
-    bounds = f"schedule.lr_min={found.lr_min:g} schedule.lr_max={found.lr_max:g}"
+    assert record["verdict"] == found.bounds.verdict
+    assert record["lr_min"] < record["middle"] < record["lr_max"]
+    assert record["sweeps"][0] == pytest.approx(found.sweeps[0])
+    bounds = f"schedule.lr_min={found.bounds.lr_min:g} schedule.lr_max={found.bounds.lr_max:g}"
     assert f"python scripts/train.py model.width=2 {bounds}" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_classifier, make_data, make_trainer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning.pytorch import seed_everything
 from PIL import Image
 
+from cifar_resnet.classifier import ImageClassifier
+from cifar_resnet.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError
-from cifar_resnet.lr_search import LEAST_RATIO, derive, search, write
+from cifar_resnet.lr_bounds import Doubt
+from cifar_resnet.lr_search import search, write
 
-LADDER = np.geomspace(1e-3, 10, 100).tolist()
 
-
-def valley(rates: list[float], onset: float, floor: float, start: float = 2.3, low: float = 1.6) -> np.ndarray:
-    """A smooth descent in log rate from ``start``, begun at ``onset`` and ended at ``floor``."""
-    done = (np.log(rates) - np.log(onset)) / (np.log(floor) - np.log(onset))
-    return start - (start - low) * np.clip(done, 0, 1)
+def calm_data() -> ImageDataModule:
+    """Images enough for losses so calm that one sweep leaves no doubt."""
+    return make_data(train=96, batch_size=48)
 
 
 def quick_search(classifier: Any, data: Any, **options: Any) -> Any:
@@ -32,42 +31,17 @@ def quick_search(classifier: Any, data: Any, **options: Any) -> Any:
     return search(classifier, data, **settings)
 
 
-@given(onset=st.floats(2e-3, 2e-2), length=st.floats(3, 100), noise=st.floats(0, 0.03), seed=st.integers(0, 1000))
-@settings(deadline=None)
-def test_bounds_are_where_the_descent_begins_and_ends(onset: float, length: float, noise: float, seed: int) -> None:
-    floor = onset * length
-    losses = valley(LADDER, onset, floor) + np.random.default_rng(seed).normal(0, noise, len(LADDER))
-    found = derive(LADDER, losses.tolist())
-    assert floor / 3 < found.lr_max < floor * 3
-    assert found.lr_min <= found.lr_max / LEAST_RATIO
-    assert LADDER[0] * 0.99 / LEAST_RATIO <= found.lr_min
-
-
-def test_what_follows_the_floor_does_not_matter() -> None:
-    losses = valley(LADDER, 5e-3, 0.2)
-    diverging = losses.copy()
-    diverging[85:] = np.linspace(3, 300, 15)
-    assert derive(LADDER, diverging.tolist()).lr_max == pytest.approx(derive(LADDER, losses.tolist()).lr_max, rel=0.1)
-    cut = [*losses[:85].tolist(), float("nan"), 5.0]
-    assert derive(LADDER[:87], cut).lr_max == pytest.approx(derive(LADDER, losses.tolist()).lr_max, rel=0.1)
-
-
-@pytest.mark.parametrize("losses", [[2.3] * 100, np.linspace(2.3, 9, 100).tolist(), [float("nan")] * 100])
-def test_a_loss_that_never_falls_is_an_error(losses: list[float]) -> None:
-    with pytest.raises(InputError, match="the loss never fell"):
-        derive(LADDER, losses)
-
-
 def test_raw_losses_are_those_of_a_loop_by_hand() -> None:
     """The recorded figures are the plain losses of plain SGD on the ladder, not Lightning's debiased ones."""
-    data = make_data()
+    data = calm_data()
     classifier = make_classifier(data)
     found = quick_search(classifier, data)
     network = copy.deepcopy(classifier)
     optimizer = network.make_optimizer(lr=1.0)
     batches = data.train_dataloader()
     expected = []
-    for step, rate in enumerate(found.rates):
+    rates, (losses,) = found.bounds.rates, found.sweeps
+    for step, rate in enumerate(rates):
         epoch, batch = divmod(step, len(batches))
         images, labels = batches.dataset[epoch, batch]
         loss = network.criterion(network(images), labels)
@@ -76,19 +50,20 @@ def test_raw_losses_are_those_of_a_loop_by_hand() -> None:
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
-    assert found.losses == pytest.approx(expected, rel=1e-4)
-    assert len(found.rates) == 20
-    assert found.rates[0] == pytest.approx(1e-3)
-    assert found.rates[-1] == pytest.approx(1.0)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert found.bounds.losses == losses
+    assert len(rates) == 20
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(1.0)
 
 
 def test_found_bounds_train_as_the_same_bounds_given(tmp_path: Path) -> None:
     def train(given: dict[str, float] | None) -> Any:
-        data = make_data()
+        data = calm_data()
         classifier = make_classifier(data, **(given or {"lr_min": None, "lr_max": None}))
         if given is None:
             found = quick_search(classifier, data)
-            classifier.hparams.update(lr_min=found.lr_min, lr_max=found.lr_max)
+            classifier.hparams.update(lr_min=found.bounds.lr_min, lr_max=found.bounds.lr_max)
         make_trainer(tmp_path).fit(classifier, datamodule=data)
         return classifier
 
@@ -106,11 +81,12 @@ def test_found_bounds_train_as_the_same_bounds_given(tmp_path: Path) -> None:
         {"trainer_options": {"accelerator": "cpu", "precision": "16-mixed"}},
         {"num_training": 50},  # many times the data set
         {"highest": 1e12},  # diverges
+        {"repeats": 2},
     ],
 )
 def test_no_trace_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
     monkeypatch.chdir(tmp_path)
-    data = make_data()
+    data = calm_data()
     classifier = make_classifier(data)
     weights = {name: value.clone() for name, value in classifier.state_dict().items()}
     hparams = copy.deepcopy(dict(classifier.hparams))
@@ -128,21 +104,88 @@ def test_no_trace_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optio
 
 
 def test_steps_count_optimizer_steps_under_accumulation() -> None:
-    data = make_data()
+    data = calm_data()
     found = quick_search(
         make_classifier(data), data, trainer_options={"accelerator": "cpu", "accumulate_grad_batches": 3}
     )
-    assert len(found.losses) == 20
+    assert len(found.sweeps[0]) == 20
+
+
+def test_repeats_differ_and_are_averaged() -> None:
+    data = calm_data()
+    classifier = make_classifier(data)
+    once, thrice = quick_search(classifier, data), quick_search(classifier, data, repeats=3)
+    assert len(thrice.sweeps) == 3
+    assert thrice.sweeps[0] == once.sweeps[0]
+    assert len({losses[0] for losses in thrice.sweeps}) == 3
+    assert thrice.bounds.losses == pytest.approx(np.mean(thrice.sweeps, axis=0).tolist())
+    assert quick_search(classifier, data, repeats=3).sweeps == thrice.sweeps
+
+
+def test_parameter_groups_keep_their_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().step(*args, **kwargs)
+            seen.append([group["lr"] for group in self.param_groups])
+            return loss
+
+    def two_groups(self: ImageClassifier, lr: float) -> Spy:
+        first, *rest = self.network.parameters()
+        return Spy([{"params": [first], "lr": lr}, {"params": rest, "lr": lr / 2}], lr=lr)
+
+    monkeypatch.setattr(ImageClassifier, "make_optimizer", two_groups)
+    data = calm_data()
+    found = quick_search(make_classifier(data), data)
+    assert [first for first, _ in seen] == pytest.approx(found.bounds.rates)
+    assert [second for _, second in seen] == pytest.approx([rate / 2 for rate in found.bounds.rates])
+
+
+@pytest.mark.parametrize(
+    ("options", "doubt", "ends"),
+    [
+        ({"lowest": 1e-4, "highest": 1e-2}, Doubt.HIGHEST, (1e-4, 1.0)),
+        ({"lowest": 0.05, "highest": 1.0}, Doubt.LOWEST, (5e-4, 1.0)),
+    ],
+)
+def test_a_ladder_that_ends_too_early_is_widened_once(
+    options: dict[str, float], doubt: Doubt, ends: tuple[float, float]
+) -> None:
+    data = calm_data()
+    found = quick_search(make_classifier(data), data, num_training=40, **options)
+    assert found.first_doubt == doubt
+    assert len(found.sweeps) == 1
+    assert (found.bounds.rates[0], found.bounds.rates[-1]) == pytest.approx(ends)
+    assert f"after a second attempt, for at first {doubt}" in found.verdict
+
+
+def test_a_sweep_stops_where_it_diverges() -> None:
+    data = calm_data()
+    found = quick_search(make_classifier(data), data, num_training=60, highest=1e12)
+    assert len(found.sweeps[0]) < 60
+    assert all(np.isfinite(found.sweeps[0]))
+
+
+def test_labels_without_meaning_are_refused_after_a_second_attempt() -> None:
+    data = make_data(batch_size=2)
+    labels = torch.randint(len(data.classes), (len(data.train),), generator=torch.Generator().manual_seed(0))
+    data.train = replace(data.train, labels=labels.numpy())
+    with pytest.raises(
+        InputError, match=r"the learning-rate search failed: the loss (never fell|fell .* no more than)"
+    ):
+        quick_search(make_classifier(data), data, num_training=40)
 
 
 def test_picture_and_record(tmp_path: Path) -> None:
-    losses = valley(LADDER, 5e-3, 0.2)
-    found = derive(LADDER, losses.tolist(), seconds=1.5)
+    data = calm_data()
+    found = quick_search(make_classifier(data), data, repeats=2)
     write(found, {"optimizer": "sgd"}, tmp_path)
     record = json.loads((tmp_path / "lr_find.json").read_text())
-    assert record["rates"] == LADDER
-    assert record["losses"] == losses.tolist()
-    assert (record["lr_min"], record["lr_max"]) == (found.lr_min, found.lr_max)
+    assert record["rates"] == found.bounds.rates
+    assert record["sweeps"] == found.sweeps
+    assert (record["lr_min"], record["lr_max"]) == (found.bounds.lr_min, found.bounds.lr_max)
+    assert record["verdict"] == found.bounds.verdict
     assert record["optimizer"] == "sgd"
     with Image.open(tmp_path / "lr_find.png") as picture:
         assert picture.width > 600

@@ -1,0 +1,201 @@
+"""From the losses of a learning-rate sweep to LRMIN and LRMAX, and whether to believe them.
+
+The curve
+    While the rate is too small to matter the loss stays at its start; then it falls, and ends in a floor. It is
+    smoothed symmetrically over log rate, because a loss averaged over the past alone shows each rate too late.
+
+The rule
+    For a network with batch norm the floor is flat and ragged, and often nothing diverges: neither "the lowest point"
+    nor "a tenth of it" (fastai) nor "just before it diverges" (Smith 2018, arXiv 1803.09820, section 4) is a place that
+    one finds twice. The middle of the descent is: there the curve is steepest, and an error in its height moves the
+    rate least. As a constant rate the steepest place is a good one (fastai's valley, the longest descent, is near it);
+    the peak of One Cycle lasts a moment only and can be higher (Page's ResNet-9 peaks at 0.4, beyond the floor's
+    beginning). LRMAX is four times the rate at which half of the descent is done, but never beyond the valley, where
+    the smoothed loss is lowest: a network without that floor goes from its steepest descent straight into divergence.
+    LRMIN is the rate at which a twentieth is done: where "the accuracy starts to increase" (Smith 2017, arXiv
+    1506.01186, section 3.3), but at most LRMAX / 10 (Smith 2018 has a tenth to a twentieth).
+
+The calibration
+    docs/lr_rule.md: short runs with these bounds beside a grid around them, and on which of them the factor was tuned.
+
+The verdict
+    How far noise alone would move LRMAX is seen by deriving it again from the smoothed curve with each step's deviation
+    added back under a random sign (the wild bootstrap: Liu 1988, "Bootstrap procedures under some non-i.i.d. models"),
+    which keeps the calm start calm and the ragged end ragged.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from cifar_resnet.errors import InputError
+
+LR_MAX_OVER_MIDDLE = 4
+"""LRMAX is this multiple of the rate at which half of the descent is done."""
+DESCENT_AT_LR_MIN = 0.05
+"""LRMIN is the rate at which this share of the descent is done, ..."""
+LEAST_RATIO = 10
+"""... but LRMAX / LRMIN is at least this."""
+SMOOTHING = 0.125
+"""Standard deviation of the smoothing Gaussian, in decades of the rate."""
+LEAST_DESCENT = 0.02
+"""A loss that falls by less than this share of its start has not fallen."""
+LEAST_SIGNIFICANCE = 3
+"""A descent of fewer standard deviations than this cannot be told from noise, ..."""
+CLEAR_SIGNIFICANCE = 6
+"""... and noise alone exceeds this in less than one sweep of 1,000 with 100 steps, of 100 with 20."""
+MOST_DESCENT_AT_START = 0.2
+"""Where more than this share of the descent is done in the first half decade, its beginning was not seen."""
+HALF_DECADE = 10**0.5
+MOST_UNCERTAINTY = 2
+"""Noise may move LRMAX by this factor, from the 5th to the 95th percentile, before the verdict is `noisy`."""
+DRAWS = 200
+"""Of the bootstrap."""
+
+
+class Doubt(StrEnum):
+    """What is wrong with a sweep whose verdict is `noisy`."""
+
+    NOISE = "its noise leaves LRMAX uncertain"
+    LOWEST = "the loss was falling from the lowest rate on"
+    HIGHEST = "the loss was still falling at the highest rate"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds, and the curve and places that they were derived from.
+
+    Attributes:
+        lr_min, lr_max: the bounds of the One Cycle schedule.
+        doubt: why the verdict is `noisy`; None where it is `clear`.
+        lr_max_interval: where LRMAX lies for all that noise does, from the 5th to the 95th percentile.
+        significance: depth of the descent in units of its standard deviation.
+        middle: rate at which half of the descent is done.
+        valley: rate at which the smoothed loss is lowest.
+        start, floor: smoothed loss at the first step, and at its lowest.
+        rates, losses: of each step, as far as the loss was finite.
+        smoothed: the loss smoothed over the neighbouring steps, before and after alike.
+    """
+
+    lr_min: float
+    lr_max: float
+    doubt: Doubt | None
+    lr_max_interval: tuple[float, float]
+    significance: float
+    middle: float
+    valley: float
+    start: float
+    floor: float
+    rates: list[float]
+    losses: list[float]
+    smoothed: list[float]
+
+    @property
+    def verdict(self) -> str:
+        """Either ``clear`` or ``noisy``."""
+        return "noisy" if self.doubt else "clear"
+
+
+def derive(rates: list[float], losses: list[float]) -> Bounds:
+    """Apply the rule to the rates of an exponential ladder and the raw loss at each.
+
+    Raises:
+        InputError: the loss never fell.
+    """
+    finite = [math.isfinite(loss) for loss in losses]
+    end = finite.index(False) if False in finite else len(losses)
+    rates, losses = rates[:end], losses[:end]
+    if end < 2:
+        raise InputError(_failed("was not finite at the lowest rate", "lower lr_search.lowest, check the data"))
+    ladder, raw = np.array(rates), np.array(losses)
+    smoothed = smooth(ladder, raw)
+    valley = int(smoothed.argmin())
+    start, floor = float(smoothed[0]), float(smoothed[valley])
+    if start - floor < LEAST_DESCENT * start:
+        raise InputError(
+            _failed(
+                f"never fell from its start of {start:.3f}",
+                "check the labels, try another lr_search.lowest and lr_search.highest, a higher classifier.temperature",
+            )
+        )
+    signs = np.random.default_rng(0).choice([-1, 1], (DRAWS, end))
+    draws = smooth(ladder, smoothed + (raw - smoothed) * signs)
+    deviation = float((draws[:, 0] - draws[:, valley]).std())
+    low, high = np.quantile([_lr_max(ladder, draw) for draw in draws], [0.05, 0.95]).tolist()
+    middle, lr_max = _rate_at(0.5, ladder, smoothed), _lr_max(ladder, smoothed)
+    significance = (start - floor) / max(deviation, 1e-12)
+
+    doubt = None
+    if significance < CLEAR_SIGNIFICANCE or high > MOST_UNCERTAINTY * low:
+        doubt = Doubt.NOISE
+    elif LR_MAX_OVER_MIDDLE * middle > rates[-1] and smoothed[-1] < start:
+        doubt = Doubt.HIGHEST
+    elif _rate_at(MOST_DESCENT_AT_START, ladder, smoothed) < rates[0] * HALF_DECADE:
+        doubt = Doubt.LOWEST
+    return Bounds(
+        lr_min=_written(min(_rate_at(DESCENT_AT_LR_MIN, ladder, smoothed), lr_max / LEAST_RATIO)),
+        lr_max=_written(lr_max),
+        doubt=doubt,
+        lr_max_interval=(_written(low), _written(high)),
+        significance=significance,
+        middle=middle,
+        valley=rates[valley],
+        start=start,
+        floor=floor,
+        rates=rates,
+        losses=losses,
+        smoothed=smoothed.tolist(),
+    )
+
+
+def diverged(rates: list[float], losses: list[float]) -> bool:
+    """Say whether a sweep that is under way has nothing more to show.
+
+    That is so once the loss is not finite, or once the smoothed loss, where the steps after it are known too, lies
+    above its start by more than it had fallen below it, and by half of the start at least.
+    """
+    if not math.isfinite(losses[-1]):
+        return True
+    ladder = np.array(rates)
+    settled = int(np.searchsorted(ladder, ladder[-1] / 10 ** (2 * SMOOTHING)))
+    if settled < 2:
+        return False
+    smoothed = smooth(ladder, np.array(losses))[:settled]
+    return bool(smoothed[-1] - smoothed[0] > max(smoothed[0] - smoothed.min(), smoothed[0] / 2))
+
+
+def smooth(rates: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return the Gaussian mean over the neighbouring steps, its weights renormalized where the ladder ends.
+
+    Args:
+        rates: ``[steps]``, an exponential ladder of two steps at least.
+        losses: ``[..., steps]``.
+    """
+    steps = SMOOTHING / math.log10(rates[-1] / rates[-2])  # Lightning skips the second step of its ladder
+    weights = gaussian_filter1d(np.ones(len(rates)), steps, mode="constant")
+    return gaussian_filter1d(losses, steps, mode="constant") / weights
+
+
+def _lr_max(rates: np.ndarray, smoothed: np.ndarray) -> float:
+    return min(LR_MAX_OVER_MIDDLE * _rate_at(0.5, rates, smoothed), float(rates[smoothed.argmin()]))
+
+
+def _rate_at(share: float, rates: np.ndarray, smoothed: np.ndarray) -> float:
+    """Return the first rate at which this share of the descent is done, interpolated between the steps."""
+    level = smoothed[0] - share * (smoothed[0] - smoothed.min())
+    after = int(np.argmax(smoothed <= level))
+    before = after - 1
+    done = (smoothed[before] - level) / (smoothed[before] - smoothed[after])
+    return float(rates[before] * (rates[after] / rates[before]) ** done)
+
+
+def _written(rate: float) -> float:
+    """Return the rate to four digits, as one would write it down."""
+    return float(f"{rate:.3e}")
+
+
+def _failed(what: str, remedy: str) -> str:
+    return f"the learning-rate search failed: the loss {what}; {remedy}, or give schedule.lr_min and schedule.lr_max"
