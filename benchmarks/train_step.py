@@ -8,10 +8,13 @@
 
 Each loop lives in a process of its own, since what one does to the allocator would help the others; they take turns.
 (a) and (b) are given ready batches of the images that (c) augments anew. The device is a GPU where there is one.
+--loops adds variants: (b) and (c) with torch.compile, (b) with freed memory returned to the system as glibc does it by
+itself, (c) with one worker that augments.
 """
 
 import argparse
 import contextlib
+import functools
 import io
 import multiprocessing
 import tempfile
@@ -102,9 +105,10 @@ def textbook(options: argparse.Namespace, turn: Turn) -> None:
         turn.stop()
 
 
-def bare(options: argparse.Namespace, turn: Turn) -> None:
+def bare(options: argparse.Namespace, turn: Turn, compiled: bool = False, keep_memory: bool = True) -> None:
     """Loop (b)."""
-    build.keep_freed_memory()
+    if keep_memory:
+        build.keep_freed_memory()
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     data = image_data(options)
@@ -118,7 +122,7 @@ def bare(options: argparse.Namespace, turn: Turn) -> None:
     network: nn.Module = CustomResNet(options.width).to(DEVICE, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), **SGD, fused=True)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=options.precision == "16-mixed" and CUDA)
-    if options.compile:
+    if compiled:
         network.compile()
     for _ in range(options.repeats + 1):
         turn.start()
@@ -133,19 +137,19 @@ def bare(options: argparse.Namespace, turn: Turn) -> None:
         turn.stop()
 
 
-def project(options: argparse.Namespace, turn: Turn) -> None:
+def project(options: argparse.Namespace, turn: Turn, compiled: bool = False, workers: int | None = None) -> None:
     """Loop (c)."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         overrides = {
             "model.width": options.width,
-            "classifier.compile": str(options.compile).lower(),
+            "classifier.compile": str(compiled).lower(),
             "trainer.max_epochs": options.repeats + 1,
             "trainer.precision": options.precision,
             "trainer.log_every_n_steps": min(10, options.steps),
         }
         config = measure.training_configuration(folder, overrides)
         build.prepare(config)
-        data = image_data(options)
+        data = image_data(options, workers)
         trainer = build.build_trainer(config, [EpochTurn(turn), History()])
         trainer.fit(build.build_classifier(config, data), datamodule=data)
 
@@ -165,9 +169,20 @@ class EpochTurn(Callback):
         self.turn.stop()
 
 
-def image_data(options: argparse.Namespace) -> ImageDataModule:
+LOOPS: dict[str, Callable[..., None]] = {
+    "(a) textbook": textbook,
+    "(b) bare": bare,
+    "(c) project": project,
+    "(b) compiled": functools.partial(bare, compiled=True),
+    "(c) compiled": functools.partial(project, compiled=True),
+    "(b) memory returned": functools.partial(bare, keep_memory=False),
+    "(c) one worker": functools.partial(project, workers=1),
+}
+
+
+def image_data(options: argparse.Namespace, workers: int | None = 0) -> ImageDataModule:
     images, _ = measure.images(options.root, options.steps * options.batch_size)
-    return ImageDataModule(images, images, batch_size=options.batch_size, num_workers=options.workers)
+    return ImageDataModule(images, images, batch_size=options.batch_size, num_workers=workers)
 
 
 def ready(data: ImageDataModule) -> list[Batch]:
@@ -217,13 +232,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=388 if CUDA else 2, help="steps of a turn (%(default)s here)")
     parser.add_argument("--precision", default="16-mixed" if CUDA else "32-true", help="as trainer.precision")
-    parser.add_argument("--workers", type=int, help="of (c), as data.num_workers")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network of (b) and (c)")
+    parser.add_argument(
+        "--loops", nargs="+", choices=LOOPS, default=list(LOOPS)[:3], metavar="LOOP", help=f"of {', '.join(LOOPS)}"
+    )
     options = parser.parse_args()
 
-    loops = {"(a) textbook loop": textbook, "(b) bare loop": bare, "(c) this project": project}
     with contextlib.ExitStack() as stack:
-        tasks = {name: stack.enter_context(turns(loop, options)) for name, loop in loops.items()}
+        tasks = {name: stack.enter_context(turns(LOOPS[name], options)) for name in options.loops}
         tasks["matmul"] = stack.enter_context(turns(matmul, options))
         measure.in_turn(tasks, 1)  # first steps allocate, choose algorithms and compile
         seconds = measure.in_turn(tasks, options.repeats)
@@ -234,7 +249,7 @@ def main() -> None:
     where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     title = (
         f"Training on {where}: width {options.width}, batch size {options.batch_size}, {options.precision}"
-        f"{', compiled' if options.compile else ''}; turns of {options.steps} steps, n = {options.repeats}; "
+        f"; turns of {options.steps} steps, n = {options.repeats}; "
         f"matmul {measure.median(peaks) / 1e9:,.0f} GFLOP/s"
     )
     measure.report("train_step", title, rows, rates | {"matmul FLOP/s": peaks}, options)
@@ -252,7 +267,7 @@ def row(name: str, rates: dict[str, list[float]], peaks: list[float], flops: flo
         "images/s": measure.spread(own, 1 if max(own) < 1000 else 0),
         "GFLOP/s": f"{measure.median(own) * flops / 1e9:,.0f}",
         "of the matmul peak": f"{ratio(peaks) * flops:.1%}",
-    } | {f"× {other[:3]}": f"{ratio(rates[other]):.3f}" for other in list(rates)[:2]}
+    } | {f"× {other}": f"{ratio(rates[other]):.3f}" for other in list(rates)[:2]}
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class ImageClassifier(LightningModule):
             reciprocal of the factor 0.125 in Page's ResNet-9 (github.com/davidcpage/cifar10-fast).
         label_smoothing: of the training loss (Szegedy et al. 2015, arXiv 1512.00567, section 7).
         compile: compile the network with ``torch.compile``.
+        compile_mode: the ``mode`` of ``torch.compile``.
         watched: name under which the validation loop logs, ``val`` or ``test``.
     """
 
@@ -66,6 +67,7 @@ class ImageClassifier(LightningModule):
         temperature: float = 8.0,
         label_smoothing: float = 0.0,
         compile: bool = False,
+        compile_mode: str = "default",
         watched: str = "test",
     ):
         super().__init__()
@@ -74,7 +76,7 @@ class ImageClassifier(LightningModule):
         self.network: nn.Module = instantiate(model, num_classes=len(classes))
         self.network.to(memory_format=torch.channels_last)
         if compile:
-            self.network.compile()
+            self.network.compile(mode=compile_mode)
         for name, values in (("mean", mean), ("std", std), ("test_mean", test_mean), ("test_std", test_std)):
             self.register_buffer(name, torch.tensor(values))
         metrics = MetricCollection(
@@ -108,8 +110,9 @@ class ImageClassifier(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = self.criterion(logits, labels)
-        accuracy = self._update(self.train_metrics, loss, logits, labels)
+        self._update(self.train_metrics, loss, logits, labels)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
             self.log_dict({"step/loss": loss.detach(), "step/accuracy": accuracy}, prog_bar=True)
         return loss
 
@@ -140,12 +143,10 @@ class ImageClassifier(LightningModule):
         return logits
 
     @staticmethod
-    def _update(metrics: MetricCollection, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Accumulate on the device; read once an epoch. Returns the share of the batch that is right."""
-        predicted = logits.detach().argmax(dim=1)
+    def _update(metrics: MetricCollection, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Accumulate on the device; read once an epoch."""
         metrics["loss"].update(loss.detach(), weight=len(labels))
-        metrics["accuracy"].update(predicted, labels)
-        return (predicted == labels).float().mean()
+        metrics["accuracy"].update(logits.detach().argmax(dim=1), labels)
 
     def _log_epoch(self, name: str, metrics: MetricCollection) -> None:
         self.log_dict({f"{name}/{key}": value for key, value in metrics.compute().items()})

@@ -17,6 +17,8 @@ from cifar_resnet.errors import InputError
 from cifar_resnet.expected import EXPECTED, Expected, typed
 from cifar_resnet.overrides import CONFIGS
 
+MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")
+"""Values of `trainer.precision` under which Lightning refuses to clip for an optimizer that unscales by itself."""
 ABSENT = object()
 """Stands for the value of a key that a configuration does not have."""
 
@@ -126,6 +128,12 @@ def _check_schedule(config: DictConfig) -> None:
     bounds = (schedule.lr_min, schedule.lr_max)
     if None not in bounds and schedule.lr_min >= schedule.lr_max:
         raise InputError(f"schedule.lr_min={bounds[0]}: must be below schedule.lr_max={bounds[1]}")
+    trainer = config.trainer
+    if trainer.gradient_clip_val and config.optimizer.get("fused") and str(trainer.precision) in MIXED:
+        raise InputError(
+            f"trainer.gradient_clip_val={trainer.gradient_clip_val}: a fused optimizer cannot clip under "
+            f"trainer.precision={trainer.precision}; add optimizer.fused=false"
+        )
     if config.lr_search.lowest >= config.lr_search.highest:
         raise InputError(
             f"lr_search.lowest={config.lr_search.lowest}: must be below lr_search.highest={config.lr_search.highest}"

@@ -148,9 +148,9 @@ def test_what_cannot_be_used_is_answered_with_what_to_do(refusal: Callable[..., 
     data.num_workers=10000 schedule.lr_max=high schedule.lr_max=nan schedule.lr_max=inf schedule.lr_max=0
     schedule.lr_min=-0.1 data.flip=maybe data.flip=1 data.padding=zeros data.cutout=33 data.cutout=-8 data.val_size=-1
     data.train_size=0 data.test_statistics=val data.root= optimizer.momentum=2 optimizer.weight_decay=-1
-    optimizer.nesterov=2 optimizer._target_=SGD model._target_=null lr_search.num_training=1 lr_search.lowest=0
-    classifier.temperature=0 classifier.label_smoothing=1.5 classifier.compile=yes gallery.count=0 gallery.order=worst
-    gallery.method=nope ckpt_path= trainer.accelerator=foo trainer.devices=0 trainer.devices=[] trainer.devices=two
+    optimizer.nesterov=2 optimizer.fused=1 optimizer._target_=SGD model._target_=null lr_search.num_training=1
+    lr_search.lowest=0 lr_search.repeats=0 classifier.temperature=0 classifier.label_smoothing=1.5
+    classifier.compile=yes classifier.compile_mode=fast gallery.count=0 gallery.order=worst gallery.method=nope ckpt_path= trainer.accelerator=foo trainer.devices=0 trainer.devices=[] trainer.devices=two
     trainer.precision=17 trainer.limit_train_batches=0 trainer.limit_train_batches=1.5 trainer.limit_test_batches=-1
     trainer.accumulate_grad_batches=0 trainer.gradient_clip_val=-1 trainer.log_every_n_steps=0
     trainer.deterministic=5 trainer.fast_dev_run=x +trainer.max_steps=0
@@ -182,6 +182,7 @@ def test_a_wrong_value_is_shown_as_it_is_typed(refusal: Callable[..., str]) -> N
         ("schedule.lr_min=0.2 schedule.lr_max=0.1", "must be below schedule.lr_max=0.1"),
         ("lr_search.lowest=10", "must be below lr_search.highest=10"),
         ("lr_search.highest=0.0001", "must be below lr_search.highest=0.0001"),
+        ("trainer.gradient_clip_val=1 trainer.precision=16-mixed", "add optimizer.fused=false"),
     ],
 )
 def test_values_that_exclude_each_other(refusal: Callable[..., str], typed: str, words: str) -> None:

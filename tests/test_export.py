@@ -155,7 +155,7 @@ def test_a_network_that_was_compiled_for_training_is_exported_as_it_is(
     tmp_path: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = save(tmp_path / "last.ckpt", make_data(), compile=True)
-    monkeypatch.setattr(nn.Module, "compile", lambda self: pytest.fail("compiled"))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: pytest.fail("compiled"))
     export(compose("export", f"ckpt={checkpoint}", "format=torchscript"))
 
 
