@@ -150,7 +150,8 @@ def test_what_cannot_be_used_is_answered_with_what_to_do(refusal: Callable[..., 
     data.train_size=0 data.test_statistics=val data.root= optimizer.momentum=2 optimizer.weight_decay=-1
     optimizer.nesterov=2 optimizer.fused=1 optimizer._target_=SGD model._target_=null lr_search.num_training=1
     lr_search.lowest=0 lr_search.repeats=0 classifier.temperature=0 classifier.label_smoothing=1.5
-    classifier.compile=yes classifier.compile_mode=fast gallery.count=0 gallery.order=worst gallery.method=nope ckpt_path= trainer.accelerator=foo trainer.devices=0 trainer.devices=[] trainer.devices=two
+    classifier.compile=yes classifier.compile_mode=fast gallery.count=0 gallery.order=worst
+    gallery.method=nope ckpt_path= trainer.accelerator=foo trainer.devices=0 trainer.devices=[] trainer.devices=two
     trainer.precision=17 trainer.limit_train_batches=0 trainer.limit_train_batches=1.5 trainer.limit_test_batches=-1
     trainer.accumulate_grad_batches=0 trainer.gradient_clip_val=-1 trainer.log_every_n_steps=0
     trainer.deterministic=5 trainer.fast_dev_run=x +trainer.max_steps=0
