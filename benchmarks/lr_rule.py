@@ -14,6 +14,7 @@ import functools
 import json
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.tuner import Tuner
 from omegaconf import DictConfig
 
-from cifar_resnet import build, lr_search, sources
+from cifar_resnet import build, lr_bounds, lr_search, sources
 from cifar_resnet.config import CONFIGS
 from cifar_resnet.datamodule import ImageDataModule
 from cifar_resnet.sources import ImageSet
@@ -163,7 +164,13 @@ def lines(record: Path, setting: Setting) -> dict[tuple[int, Any], dict[str, Any
     if not record.exists():
         return {}
     every = [json.loads(line) for line in record.read_text().splitlines()]
-    return {(line["seed"], line["kind"]): line for line in every if line["setting"] == setting.name}
+    own = {(line["seed"], line["kind"]): line for line in every if line["setting"] == setting.name}
+    for (seed, kind), line in own.items():
+        if kind == "search" and line["lr_max"] != lr_bounds.derive(line["rates"], line["losses"]).lr_max:
+            sys.exit(
+                f"lr_rule.py: {record}: {setting.name}, seed {seed} was measured with another rule; begin a new one"
+            )
+    return own
 
 
 def complete(setting: Setting, seed: int, read: Callable[[], tuple[ImageSet, ImageSet]], record: Path) -> None:
@@ -202,13 +209,15 @@ def show(results: list[tuple[Setting, Mapping[tuple[int, Any], dict[str, Any]]]]
             kind: [100 * known[seed, kind]["accuracy"] for seed in SEEDS if (seed, kind) in known]
             for kind in (*FACTORS, STOCK)
         }
-        lr_max = [known[seed, "search"]["lr_max"] for seed in SPREAD_SEEDS]
+        searches = [known[seed, "search"] for seed in SPREAD_SEEDS]
+        lr_max = [search["lr_max"] for search in searches]
         gap = max(statistics.mean(accuracy[factor]) for factor in FACTORS) - statistics.mean(accuracy[1.0])
         gaps.append((setting.tuned, gap))
         rows.append(
             {
                 "setting": f"{setting.name}, {setting.epochs} epochs{' (tuned on)' if setting.tuned else ''}",
                 "LRMAX": f"{measure.median(lr_max):.2g} ({min(lr_max):.2g}–{max(lr_max):.2g})",
+                "clear": f"{sum(search['verdict'] == 'clear' for search in searches)} of {len(searches)}",
             }
             | {f"× {factor:g}": mean_and_deviation(accuracy[factor]) for factor in FACTORS}
             | {STOCK: mean_and_deviation(accuracy[STOCK]), "best − derived": f"{gap:.2f}"}

@@ -1,7 +1,7 @@
 """The Lightning module: raw pixels → normalize → network → loss and metrics; optimizer and schedule."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,12 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from cifar_resnet.datamodule import Batch
 from cifar_resnet.errors import InputError
 from cifar_resnet.one_cycle import one_cycle
 from cifar_resnet.sources import IMAGE_SIZE
+
+if TYPE_CHECKING:  # who only predicts or exports need not wait for albumentations
+    from cifar_resnet.datamodule import Batch
 
 
 class ImageClassifier(LightningModule):
@@ -105,7 +107,7 @@ class ImageClassifier(LightningModule):
         """Return the training loss, a scalar: mean cross-entropy of logits ``[N, classes]`` and labels ``[N]``."""
         return F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: "Batch", batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of a batch."""
         images, labels = batch
         logits = self(images)
@@ -120,7 +122,7 @@ class ImageClassifier(LightningModule):
         """Log loss and accuracy of the epoch, as they were while its images were trained on."""
         self._log_epoch("train", self.train_metrics)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: "Batch", batch_idx: int) -> None:
         """Count a batch of the watched images."""
         self._evaluate(self.val_metrics, batch)
 
@@ -128,7 +130,7 @@ class ImageClassifier(LightningModule):
         """Log loss and accuracy of the watched images."""
         self._log_epoch(self.hparams["watched"], self.val_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def test_step(self, batch: "Batch", batch_idx: int) -> Tensor:
         """Return the logits of a batch of test images."""
         return self._evaluate(self.test_metrics, batch)
 
@@ -136,7 +138,7 @@ class ImageClassifier(LightningModule):
         """Log loss and accuracy of the test images."""
         self._log_epoch("test", self.test_metrics)
 
-    def _evaluate(self, metrics: MetricCollection, batch: Batch) -> Tensor:
+    def _evaluate(self, metrics: MetricCollection, batch: "Batch") -> Tensor:
         images, labels = batch
         logits = self(images)
         self._update(metrics, F.cross_entropy(logits, labels), logits, labels)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -17,9 +17,11 @@ from matplotlib.figure import Figure, FigureBase
 from torch import Tensor
 
 from cifar_resnet.classifier import ImageClassifier
-from cifar_resnet.datamodule import Batch
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.explain import METHODS, class_activation_maps, find_layer
+
+if TYPE_CHECKING:
+    from cifar_resnet.datamodule import Batch
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class MisclassifiedGallery(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: "Batch",
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

@@ -14,7 +14,7 @@ def draw(bounds: Bounds, sweeps: list[list[float]]) -> Figure:
     figure = Figure(figsize=(7, 4.8), dpi=120, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss")
     axes.axvspan(bounds.lr_min, bounds.lr_max, color=BLUE, alpha=0.10, label="rates of the One Cycle schedule")
-    axes.axvspan(*bounds.lr_max_interval, color=BLUE, alpha=0.25, label="LRMAX for all that noise does (5–95 %)")
+    axes.axvspan(*bounds.lr_max_interval, color=BLUE, alpha=0.25, label="LRMAX within the noise (5–95 %)")
     for number, losses in enumerate(sweeps):
         label = None if number else "raw loss of each step"
         axes.scatter(bounds.rates[: len(losses)], losses[: len(bounds.rates)], s=12, color="#999999", label=label)

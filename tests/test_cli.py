@@ -65,6 +65,16 @@ def test_help_is_shown_at_once(tmp_path: Path, script: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("script", "arguments"), [("predict.py", ["images=x.png"]), ("export.py", [])])
+def test_what_does_not_train_does_not_wait_for_what_training_needs(
+    tmp_path: Path, script: str, arguments: list[str]
+) -> None:
+    done = run(tmp_path, script, "ckpt=absent.ckpt", *arguments)
+    assert done.returncode == 2
+    assert "torch" in imported(done)
+    assert imported(done).isdisjoint({"albumentations", "tensorboard"})
+
+
 def test_bad_images_end_in_one_line(tmp_path: Path) -> None:
     """From the command to the source and back, past all that Hydra and Lightning would say."""
     (tmp_path / "my photos" / "train").mkdir(parents=True)
