@@ -9,7 +9,7 @@
 Each loop lives in a process of its own, since what one does to the allocator would help the others; they take turns.
 (a) and (b) are given ready batches of the images that (c) augments anew. The device is a GPU where there is one.
 --loops adds variants: (b) and (c) with torch.compile, (b) with freed memory returned to the system as glibc does it by
-itself, (c) with one worker that augments.
+itself, (c) with one worker that augments; and (c)'s evaluation of as many images, whose work is the forward pass alone.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import measure
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import DictConfig
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -139,19 +140,35 @@ def bare(options: argparse.Namespace, turn: Turn, compiled: bool = False, keep_m
 
 def project(options: argparse.Namespace, turn: Turn, compiled: bool = False, workers: int | None = None) -> None:
     """Loop (c)."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        overrides = {
-            "model.width": options.width,
-            "classifier.compile": str(compiled).lower(),
-            "trainer.max_epochs": options.repeats + 1,
-            "trainer.precision": options.precision,
-            "trainer.log_every_n_steps": min(10, options.steps),
-        }
-        config = measure.training_configuration(folder, overrides)
-        build.prepare(config)
+    with configuration(options, {"classifier.compile": str(compiled).lower()}) as config:
         data = image_data(options, workers)
         trainer = build.build_trainer(config, [EpochTurn(turn), History()])
         trainer.fit(build.build_classifier(config, data), datamodule=data)
+
+
+def evaluation(options: argparse.Namespace, turn: Turn) -> None:
+    """Loop (c)'s evaluation."""
+    with configuration(options, {}) as config:
+        data = image_data(options)
+        trainer = build.build_trainer(config, [EpochTurn(turn)])
+        classifier = build.build_classifier(config, data)
+        for _ in range(options.repeats + 1):
+            trainer.test(classifier, datamodule=data, verbose=False)
+
+
+@contextlib.contextmanager
+def configuration(options: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[DictConfig]:
+    """Prepare the process as `scripts/train.py` does; yields the configuration of the run."""
+    overrides |= {
+        "model.width": options.width,
+        "trainer.max_epochs": options.repeats + 1,
+        "trainer.precision": options.precision,
+        "trainer.log_every_n_steps": min(10, options.steps),
+    }
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        config = measure.training_configuration(folder, overrides)
+        build.prepare(config)
+        yield config
 
 
 class EpochTurn(Callback):
@@ -168,6 +185,8 @@ class EpochTurn(Callback):
         """Report."""
         self.turn.stop()
 
+    on_test_epoch_start, on_test_epoch_end = on_train_epoch_start, on_train_epoch_end
+
 
 LOOPS: dict[str, Callable[..., None]] = {
     "(a) textbook": textbook,
@@ -177,6 +196,7 @@ LOOPS: dict[str, Callable[..., None]] = {
     "(c) compiled": functools.partial(project, compiled=True),
     "(b) memory returned": functools.partial(bare, keep_memory=False),
     "(c) one worker": functools.partial(project, workers=1),
+    "(c) evaluation": evaluation,
 }
 
 
@@ -216,11 +236,13 @@ def turns(loop: Callable[..., None], options: argparse.Namespace) -> Iterator[Ca
         process.join()
 
 
-def flops_an_image(width: int) -> float:
-    """Return the floating-point operations of convolutions and FC layer, forward and backward, for one image."""
+def flops_an_image(width: int, backward: bool) -> float:
+    """Return the floating-point operations of convolutions and FC layer for one image."""
     network = CustomResNet(width).eval()
     with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, 32, 32)).sum().backward()
+        outputs = network(torch.zeros(1, 3, 32, 32))
+        if backward:
+            outputs.sum().backward()
     return float(counter.get_total_flops())
 
 
@@ -245,7 +267,7 @@ def main() -> None:
 
     peaks = [matmul_flops() / second for second in seconds.pop("matmul")]
     rates = {name: [options.steps * options.batch_size / second for second in own] for name, own in seconds.items()}
-    rows = [row(name, rates, peaks, flops_an_image(options.width)) for name in rates]
+    rows = [row(name, rates, peaks, flops_an_image(options.width, "evaluation" not in name)) for name in rates]
     where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     title = (
         f"Training on {where}: width {options.width}, batch size {options.batch_size}, {options.precision}"
