@@ -39,7 +39,9 @@ def tree_memory(images: int, workers: int, start_method: str, root: str | None) 
     for _ in range(min(4 * workers + 4, images // data.batch_size)):
         next(batches)
     processes = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
-    return sum(proportional_set_size(process) for process in processes) / MIB
+    memory = sum(proportional_set_size(process) for process in processes) / MIB
+    del batches  # ends the workers before the interpreter ends
+    return memory
 
 
 def image_data(images: int, workers: int, root: str | None) -> ImageDataModule:

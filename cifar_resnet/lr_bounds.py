@@ -59,7 +59,7 @@ DRAWS = 200
 class Doubt(StrEnum):
     """What is wrong with a sweep whose verdict is `noisy`."""
 
-    NOISE = "its noise leaves LRMAX uncertain"
+    NOISE = "noise leaves LRMAX uncertain"
     LOWEST = "the loss was falling from the lowest rate on"
     HIGHEST = "the loss was still falling at the highest rate"
 

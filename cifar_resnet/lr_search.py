@@ -61,9 +61,10 @@ class LrSearch:
 
     @property
     def verdict(self) -> str:
-        """``clear``, or ``noisy`` and why; and why there was a second attempt."""
-        text = f"noisy: {self.bounds.doubt}" if self.bounds.doubt else "clear"
-        return f"{text}, after a second attempt, for at first {self.first_doubt}" if self.first_doubt else text
+        """``clear``, or ``noisy``, why, and where LRMAX may lie; and why there was a second attempt."""
+        low, high = self.bounds.lr_max_interval
+        text = f"noisy: {self.bounds.doubt} ({low:.2g} to {high:.2g})" if self.bounds.doubt else "clear"
+        return f"{text}; a second attempt, since at first {self.first_doubt}" if self.first_doubt else text
 
 
 class Probe(LightningModule):
