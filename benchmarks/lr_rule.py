@@ -39,7 +39,8 @@ SPREAD_SEEDS = (0, 1, 2, 3, 4)
 """The search alone is repeated for these."""
 PEAK = 5 / 24
 """Share of the epochs up to the peak, as in the assignment."""
-STOCK = "suggestion()"
+SEARCH, STOCK_SEARCH, STOCK = "search", "stock search", "suggestion()"
+"""Kinds of measurements beside the factors of the grid."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,18 @@ class Bench:
             seed=seed,
         )
         self.classifier = build.build_classifier(self.config, self.data)
+        self.seed = seed
         self.folder = folder
+
+    def measure(self, kind: Any, known: Mapping[tuple[int, Any], dict[str, Any]]) -> dict[str, Any]:
+        """Make one measurement, for which the searches are known."""
+        if kind == SEARCH:
+            return self.search()
+        if kind == STOCK_SEARCH:
+            return self.suggest()
+        found = known[self.seed, SEARCH]
+        lr_max = known[self.seed, STOCK_SEARCH]["lr_max"] if kind == STOCK else found["lr_max"] * kind
+        return self.train(lr_max * found["lr_min"] / found["lr_max"], lr_max)
 
     def search(self) -> dict[str, Any]:
         """Derive the bounds as `scripts/train.py` does."""
@@ -113,7 +125,8 @@ class Bench:
         trainer = Trainer(**self.quiet, max_epochs=-1)
         probe = lr_search.Probe(self.classifier)
         finder = Tuner(trainer).lr_find(probe, datamodule=self.data, update_attr=False)
-        return {"lr_max": finder.suggestion() if finder is not None else None}
+        assert finder is not None  # it is under `fast_dev_run`
+        return {"lr_max": finder.suggestion()}
 
     def train(self, lr_min: float, lr_max: float) -> dict[str, Any]:
         """Train with these bounds, and return the accuracy on the images held out."""
@@ -154,8 +167,7 @@ def main() -> None:
         "digits": sources.digits,
     }
     for setting in chosen:
-        for seed in SPREAD_SEEDS:
-            complete(setting, seed, read[setting.data], options.record)
+        complete(setting, read[setting.data], options.record)
     show([(setting, lines(options.record, setting)) for setting in chosen], options)
 
 
@@ -166,39 +178,33 @@ def lines(record: Path, setting: Setting) -> dict[tuple[int, Any], dict[str, Any
     every = [json.loads(line) for line in record.read_text().splitlines()]
     own = {(line["seed"], line["kind"]): line for line in every if line["setting"] == setting.name}
     for (seed, kind), line in own.items():
-        if kind == "search" and line["lr_max"] != lr_bounds.derive(line["rates"], line["losses"]).lr_max:
+        if kind == SEARCH and line["lr_max"] != lr_bounds.derive(line["rates"], line["losses"]).lr_max:
             sys.exit(
                 f"lr_rule.py: {record}: {setting.name}, seed {seed} was measured with another rule; begin a new one"
             )
     return own
 
 
-def complete(setting: Setting, seed: int, read: Callable[[], tuple[ImageSet, ImageSet]], record: Path) -> None:
-    """Measure what the record lacks of one setting and seed."""
+def plan() -> list[tuple[int, Any]]:
+    """Return seed and kind of each measurement of a setting: the grid first, the rest if there is time."""
+    grid = [(seed, kind) for seed in SEEDS for kind in (SEARCH, *FACTORS)]
+    stock = [(seed, kind) for seed in SEEDS for kind in (STOCK_SEARCH, STOCK)]
+    return grid + stock + [(seed, SEARCH) for seed in SPREAD_SEEDS if seed not in SEEDS]
+
+
+def complete(setting: Setting, read: Callable[[], tuple[ImageSet, ImageSet]], record: Path) -> None:
+    """Measure what the record lacks of a setting."""
     known = lines(record, setting)
-
-    def measured(kind: Any, measure_it: Callable[[Bench], dict[str, Any]]) -> dict[str, Any]:
-        if (seed, kind) not in known:
-            started = time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                figures = measure_it(Bench(setting, seed, read(), folder))
-            facts = {"setting": setting.name, "seed": seed, "kind": kind, "seconds": time.perf_counter() - started}
-            known[seed, kind] = facts | figures
-            with record.open("a") as file:
-                file.write(json.dumps(known[seed, kind]) + "\n")
-        return known[seed, kind]
-
-    found = measured("search", Bench.search)
-    if seed not in SEEDS:
-        return
-    suggested = measured("stock search", Bench.suggest)["lr_max"]
-    for factor in FACTORS:
-        measured(
-            factor, functools.partial(Bench.train, lr_min=found["lr_min"] * factor, lr_max=found["lr_max"] * factor)
-        )
-    if suggested is not None:
-        ratio = found["lr_max"] / found["lr_min"]
-        measured(STOCK, functools.partial(Bench.train, lr_min=suggested / ratio, lr_max=suggested))
+    for seed, kind in plan():
+        if (seed, kind) in known:
+            continue
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            figures = Bench(setting, seed, read(), folder).measure(kind, known)
+        facts = {"setting": setting.name, "seed": seed, "kind": kind, "seconds": time.perf_counter() - started}
+        known[seed, kind] = facts | figures
+        with record.open("a") as file:
+            file.write(json.dumps(known[seed, kind]) + "\n")
 
 
 def show(results: list[tuple[Setting, Mapping[tuple[int, Any], dict[str, Any]]]], options: argparse.Namespace) -> None:
@@ -209,7 +215,7 @@ def show(results: list[tuple[Setting, Mapping[tuple[int, Any], dict[str, Any]]]]
             kind: [100 * known[seed, kind]["accuracy"] for seed in SEEDS if (seed, kind) in known]
             for kind in (*FACTORS, STOCK)
         }
-        searches = [known[seed, "search"] for seed in SPREAD_SEEDS]
+        searches = [known[seed, SEARCH] for seed in SPREAD_SEEDS]
         lr_max = [search["lr_max"] for search in searches]
         gap = max(statistics.mean(accuracy[factor]) for factor in FACTORS) - statistics.mean(accuracy[1.0])
         gaps.append((setting.tuned, gap))
