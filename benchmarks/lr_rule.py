@@ -117,8 +117,7 @@ class Bench:
         found = lr_search.search(
             self.classifier, self.data, **self.config.lr_search, trainer_options={"accelerator": "auto"}
         )
-        bounds = {name: getattr(found.bounds, name) for name in ("lr_min", "lr_max", "rates", "losses")}
-        return bounds | {"verdict": found.verdict}
+        return {name: getattr(found.bounds, name) for name in ("lr_min", "lr_max", "verdict", "rates", "losses")}
 
     def suggest(self) -> dict[str, Any]:
         """Ask Lightning, with its own defaults."""

@@ -170,6 +170,6 @@ def find_bounds(config: DictConfig, classifier: ImageClassifier, data: ImageData
     sys.argv += [f"schedule.{name}={hparams[name]!r}" for name in ("lr_min", "lr_max")]
     say(
         f"LR search: lr_min={found.bounds.lr_min:g} lr_max={found.bounds.lr_max:g}  "
-        f"({found.verdict}; {found.seconds:.1f} s)"
+        f"({found.summary}; {found.seconds:.1f} s)"
     )
     return found

@@ -186,7 +186,7 @@ def _lr_max(rates: np.ndarray, smoothed: np.ndarray) -> float:
 def _rate_at(share: float, rates: np.ndarray, smoothed: np.ndarray) -> float:
     """Return the first rate at which this share of the descent is done, interpolated between the steps."""
     level = smoothed[0] - share * (smoothed[0] - smoothed.min())
-    after = int(np.argmax(smoothed <= level))
+    after = max(1, int(np.argmax(smoothed <= level)))  # 0 where nothing is below the start
     before = after - 1
     done = (smoothed[before] - level) / (smoothed[before] - smoothed[after])
     return float(rates[before] * (rates[after] / rates[before]) ** done)

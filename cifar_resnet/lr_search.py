@@ -60,7 +60,7 @@ class LrSearch:
     seconds: float
 
     @property
-    def verdict(self) -> str:
+    def summary(self) -> str:
         """``clear``, or ``noisy``, why, and where LRMAX may lie; and why there was a second attempt."""
         low, high = self.bounds.lr_max_interval
         text = f"noisy: {self.bounds.doubt} ({low:.2g} to {high:.2g})" if self.bounds.doubt else "clear"

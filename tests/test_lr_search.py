@@ -157,7 +157,7 @@ def test_a_ladder_that_ends_too_early_is_widened_once(
     assert found.first_doubt == doubt
     assert len(found.sweeps) == 1
     assert (found.bounds.rates[0], found.bounds.rates[-1]) == pytest.approx(ends)
-    assert f"a second attempt, since at first {doubt}" in found.verdict
+    assert f"a second attempt, since at first {doubt}" in found.summary
 
 
 def test_a_sweep_stops_where_it_diverges() -> None:
