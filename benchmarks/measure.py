@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from cifar_resnet import sources
@@ -95,7 +96,8 @@ def report(benchmark: str, title: str, rows: Sequence[Mapping[str, Any]], figure
     for row in rows:
         table.add_row(*map(str, row.values()))
     console = Console()
-    console.width = max(console.width, 120)  # where there is no terminal it would be 80
+    needed = Measurement.get(console, console.options.update(max_width=1_000), table).maximum
+    console.width = max(console.width, needed)  # a row that the terminal breaks is better than cells that it breaks
     console.print(table)
     if options.output is None:
         return
