@@ -63,8 +63,8 @@ class Setting:
 SETTINGS = (
     Setting("cifar", "sgd", 16, 128, epochs=3, tuned=True),
     Setting("cifar", "adamw", 16, 128, epochs=3, tuned=True),
-    Setting("cifar", "sgd", 16, 512, epochs=4),
-    Setting("cifar", "adamw", 16, 512, epochs=4),
+    Setting("cifar", "sgd", 16, 512, epochs=4, tuned=True),
+    Setting("cifar", "adamw", 16, 512, epochs=4, tuned=True),
     Setting("cifar", "sgd", 32, 128, epochs=2),
     Setting("cifar", "adamw", 32, 128, epochs=2),
     Setting("digits", "sgd", 16, 64, epochs=6),
