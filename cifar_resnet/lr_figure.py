@@ -29,6 +29,7 @@ def draw(bounds: Bounds, sweeps: list[list[float]]) -> Figure:
         axes.annotate(
             f"{name} {rate:.2g}", (rate, 1), xycoords=("data", "axes fraction"), xytext=(5, -14),
             textcoords="offset points", color=BLUE, weight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
     axes.set_ylim(bounds.floor - 0.15 * descent, bounds.start + 0.35 * descent)
     axes.set_title(f"{bounds.verdict}: the smoothed loss falls from {bounds.start:.2f} to {bounds.floor:.2f}")
