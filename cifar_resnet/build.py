@@ -10,7 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +20,7 @@ from cifar_resnet import rehearsal
 from cifar_resnet.classifier import ImageClassifier
 from cifar_resnet.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.progress import StepProgressBar
 
 NO_NEWS = (
     "The '.*_dataloader' does not have many workers",  # images are in memory: see `ImageDataModule`
@@ -101,7 +102,7 @@ def build_trainer(config: DictConfig, callbacks: list[Callback]) -> Trainer:
     if in_terminal:
         callbacks = [*callbacks, RichModelSummary(max_depth=2)]
         if options["enable_progress_bar"]:
-            callbacks.append(RichProgressBar(refresh_rate=10))
+            callbacks.append(StepProgressBar())
     checkpoints = [ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)]
     if config.data.val_size:
         best = ModelCheckpoint(filename="best", enable_version_counter=False, monitor="val/accuracy", mode="max")

@@ -112,10 +112,10 @@ class ImageClassifier(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = self.criterion(logits, labels)
-        self._update(self.train_metrics, loss, logits, labels)
+        self._update(self.train_metrics, loss, logits, labels)  # batches of one size: their mean is that of the images
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
-            self.log_dict({"step/loss": loss.detach(), "step/accuracy": accuracy}, prog_bar=True)
+            self.log_dict({"step/loss": loss.detach(), "step/accuracy": accuracy})
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -141,13 +141,13 @@ class ImageClassifier(LightningModule):
     def _evaluate(self, metrics: MetricCollection, batch: "Batch") -> Tensor:
         images, labels = batch
         logits = self(images)
-        self._update(metrics, F.cross_entropy(logits, labels), logits, labels)
+        self._update(metrics, F.cross_entropy(logits, labels, reduction="none"), logits, labels)
         return logits
 
     @staticmethod
-    def _update(metrics: MetricCollection, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def _update(metrics: MetricCollection, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Accumulate on the device; read once an epoch."""
-        metrics["loss"].update(loss.detach(), weight=len(labels))
+        metrics["loss"].update(losses.detach())  # a weight would be a copy to the device, which the host waits for
         metrics["accuracy"].update(logits.detach().argmax(dim=1), labels)
 
     def _log_epoch(self, name: str, metrics: MetricCollection) -> None:
