@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -83,6 +84,21 @@ def median(values: Sequence[float]) -> float:
 def spread(values: Sequence[float], digits: int = 0) -> str:
     """Return median, least and greatest as one text."""
     return f"{median(values):,.{digits}f} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the order statistics between which the median lies with a probability of at least 95 %.
+
+    Each of n independent values lies below the median with probability 1/2, whatever their distribution is, so the
+    ranks are quantiles of the binomial distribution (Conover 1999, Practical Nonparametric Statistics, section 3.2).
+    Fewer than six values cannot tell so much: for them it is the least and the greatest.
+    """
+    ordered, count = sorted(values), len(values)
+    outside, rank = 1, 0  # cases of 2^n in which at most `rank` values lie below the median
+    while outside + math.comb(count, rank + 1) <= 0.025 * 2**count:
+        rank += 1
+        outside += math.comb(count, rank)
+    return ordered[rank], ordered[-1 - rank]
 
 
 def report(benchmark: str, title: str, rows: Sequence[Mapping[str, Any]], figures: Any, options: Any) -> None:

@@ -247,7 +247,7 @@ def flops_an_image(width: int, backward: bool) -> float:
 
 
 def main() -> None:
-    parser = measure.arguments(__doc__)
+    parser = measure.arguments(__doc__, repeats=15)
     measure.add_root(parser)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--width", type=int, default=64)
@@ -278,18 +278,22 @@ def main() -> None:
 
 
 def row(name: str, rates: dict[str, list[float]], peaks: list[float], flops: float) -> dict[str, Any]:
-    """Return a row of the table; every ratio is the median over the turns."""
+    """Return a row of the table; every ratio is the median over the turns, with its 95 % interval."""
     own = rates[name]
 
-    def ratio(others: list[float]) -> float:
-        return measure.median([one / other for one, other in zip(own, others, strict=True)])
+    def ratios(others: list[float]) -> list[float]:
+        return [one / other for one, other in zip(own, others, strict=True)]
+
+    def ratio(other: str) -> str:
+        low, high = measure.median_interval(ratios(rates[other]))
+        return "1" if other == name else f"{measure.median(ratios(rates[other])):.3f} ({low:.3f}–{high:.3f})"
 
     return {
         "loop": name,
         "images/s": measure.spread(own, 1 if max(own) < 1000 else 0),
         "GFLOP/s": f"{measure.median(own) * flops / 1e9:,.0f}",
-        "of the matmul peak": f"{ratio(peaks) * flops:.1%}",
-    } | {f"× {other}": f"{ratio(rates[other]):.3f}" for other in list(rates)[:2]}
+        "of the matmul peak": f"{measure.median(ratios(peaks)) * flops:.1%}",
+    } | {f"× {other}": ratio(other) for other in list(rates)[:2]}
 
 
 if __name__ == "__main__":
