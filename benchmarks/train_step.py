@@ -48,17 +48,25 @@ class Turn:
 
     def __init__(self, connection: Connection):
         self.connection = connection
+        self.seconds: float | None = None
 
     def start(self) -> None:
-        """Wait for the turn, and start the clock."""
+        """Hand the machine over, wait for the next turn, and start the clock."""
+        self.hand_over()
         self.connection.recv()
         self.started = time.perf_counter()
 
     def stop(self) -> None:
-        """Report the seconds since the start, the GPU's work included."""
+        """Stop the clock, once the GPU's work is done."""
         if CUDA:
             torch.cuda.synchronize()
-        self.connection.send(time.perf_counter() - self.started)
+        self.seconds = time.perf_counter() - self.started
+
+    def hand_over(self) -> None:
+        """Report the turn's seconds; until then no other loop has the machine."""
+        if self.seconds is not None:
+            self.connection.send(self.seconds)
+            self.seconds = None
 
 
 def matmul(options: argparse.Namespace, turn: Turn) -> None:
@@ -172,7 +180,7 @@ def configuration(options: argparse.Namespace, overrides: dict[str, Any]) -> Ite
 
 
 class EpochTurn(Callback):
-    """Makes every epoch wait for its turn."""
+    """Makes every epoch wait for its turn; a checkpoint is saved after the clock has stopped, before the next loop."""
 
     def __init__(self, turn: Turn):
         self.turn = turn
@@ -216,12 +224,18 @@ def autocast(precision: str) -> torch.autocast:
     return torch.autocast(DEVICE.type, dtype, enabled=precision.endswith("-mixed"))
 
 
+def take_turns(loop: Callable[..., None], options: argparse.Namespace, connection: Connection) -> None:
+    turn = Turn(connection)
+    loop(options, turn)
+    turn.hand_over()
+
+
 @contextlib.contextmanager
 def turns(loop: Callable[..., None], options: argparse.Namespace) -> Iterator[Callable[[], float]]:
     """Start a loop in a process of its own; yields a function that gives it a turn and returns its seconds."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=loop, args=(options, Turn(there)))
+    process = context.Process(target=take_turns, args=(loop, options, there))
     process.start()
     there.close()
 
