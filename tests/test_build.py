@@ -69,7 +69,7 @@ def test_only_logged_steps_wait_for_the_device(
     with transfers:
         trainer.fit(classifier, datamodule=data)
     inner = range(1, 10)  # an epoch's figures are read after its last step
-    assert {step for step in inner if transfers.counts[step]} == {4, 8}
+    assert {step for step in inner if transfers.counts[step]} == {LOGGED, 2 * LOGGED}
     screen = capsys.readouterr().out
-    assert ("accuracy: 0." in screen) == in_terminal
+    assert ("accuracy:" in screen) == in_terminal
     assert ("epoch 2/2 " in screen) == in_terminal
