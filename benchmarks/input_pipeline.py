@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from cifar_resnet.classifier import ImageClassifier
-from cifar_resnet.datamodule import ImageDataModule
-from cifar_resnet.sources import ImageSet
+from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.training.classifier import ImageClassifier
 
 CUTOUT = 8
 

@@ -3,7 +3,7 @@
 In each setting and for each seed the search derives its bounds; short One Cycle runs then use them as they are and
 multiplied by each factor of the grid, and with the `suggestion()` of `Tuner.lr_find` as Lightning has it by default.
 The accuracy is that on 2,000 images held out of the training images (digits: 287), which nothing was trained on; the
-test images are not looked at. The constants of `cifar_resnet.lr_search` were tuned on the settings marked so.
+test images are not looked at. The constants of `cifar_resnet.lr.search` were tuned on the settings marked so.
 
 Every measurement is a line of --record, and one that stands there is not repeated: the benchmark can be stopped, go on,
 and be shared by several processes (--settings). When nothing is missing it prints the table.
@@ -28,10 +28,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.tuner import Tuner
 from omegaconf import DictConfig
 
-from cifar_resnet import build, lr_bounds, lr_search, sources
-from cifar_resnet.config import CONFIGS
-from cifar_resnet.datamodule import ImageDataModule
-from cifar_resnet.sources import ImageSet
+from cifar_resnet import build
+from cifar_resnet.cli.command import CONFIGS
+from cifar_resnet.data import sources
+from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.lr import bounds as lr_bounds
+from cifar_resnet.lr import search as lr_search
 
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 SEEDS = (0, 1, 2)

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from cifar_resnet import sources
-from cifar_resnet.config import CONFIGS
-from cifar_resnet.sources import ImageSet
+from cifar_resnet.cli.command import CONFIGS
+from cifar_resnet.data import sources
+from cifar_resnet.data.sources import ImageSet
 
 
 def arguments(description: str | None, repeats: int = 5) -> argparse.ArgumentParser:

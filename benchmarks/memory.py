@@ -17,7 +17,7 @@ import measure
 import torch
 import torch.nn.functional as F
 
-from cifar_resnet.datamodule import ImageDataModule
+from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.models import CustomResNet
 
 FEW_IMAGES = 512

@@ -13,9 +13,9 @@ import measure
 import numpy as np
 
 from cifar_resnet import build
-from cifar_resnet.datamodule import ImageDataModule
-from cifar_resnet.history import History
-from cifar_resnet.sources import ImageSet
+from cifar_resnet.callbacks.history import History
+from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.sources import ImageSet
 
 
 def seconds_an_epoch(images: ImageSet, width: int, workers: int | None) -> float:

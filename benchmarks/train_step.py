@@ -32,9 +32,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_resnet import build
-from cifar_resnet.batches import Batch
-from cifar_resnet.datamodule import ImageDataModule
-from cifar_resnet.history import History
+from cifar_resnet.callbacks.history import History
+from cifar_resnet.data.batches import Batch
+from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.models import CustomResNet
 
 TEMPERATURE = 8

@@ -16,11 +16,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
-from cifar_resnet import rehearsal
-from cifar_resnet.classifier import ImageClassifier
-from cifar_resnet.datamodule import ImageDataModule
+from cifar_resnet import checks
+from cifar_resnet.callbacks.progress import StepProgressBar
+from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError, one_line
-from cifar_resnet.progress import StepProgressBar
+from cifar_resnet.training.classifier import ImageClassifier
 
 NO_NEWS = (
     "The '.*_dataloader' does not have many workers",  # images are in memory: see `ImageDataModule`
@@ -68,7 +68,7 @@ def build_data(config: DictConfig) -> ImageDataModule:
         train_images, test_images = instantiate(source)
         return ImageDataModule(train_images, test_images, **options, seed=config.seed)
     except InstantiationException as error:
-        raise rehearsal.reason(error, "data.source") from error
+        raise checks.reason(error, "data.source") from error
     except TypeError as error:
         raise InputError(f"data: {one_line(error)}") from error
 
@@ -91,13 +91,13 @@ def build_classifier(config: DictConfig, data: ImageDataModule) -> ImageClassifi
             watched=data.watched,
         )
     except InstantiationException as error:
-        raise rehearsal.reason(error, "model") from error
+        raise checks.reason(error, "model") from error
 
 
 def build_trainer(config: DictConfig, callbacks: list[Callback]) -> Trainer:
     """Make Lightning's Trainer, with progress in a terminal, checkpoints and TensorBoard."""
     options: Any = OmegaConf.to_container(config.trainer, resolve=True)
-    rehearsal.check_trainer_options(options)
+    checks.check_trainer_options(options)
     in_terminal = get_console().is_terminal
     if in_terminal:
         callbacks = [*callbacks, RichModelSummary(max_depth=2)]
@@ -123,7 +123,7 @@ def build_trainer(config: DictConfig, callbacks: list[Callback]) -> Trainer:
         raise InputError(
             f"trainer: {one_line(error)} (accelerator=auto devices=1 strategy=auto precision=32-true work anywhere)"
         ) from error
-    rehearsal.check_cores(trainer)
+    checks.check_cores(trainer)
     return trainer
 
 

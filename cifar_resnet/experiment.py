@@ -9,17 +9,19 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
 
-from cifar_resnet import lr_search, records, rehearsal
+from cifar_resnet import checks
+from cifar_resnet.analysis.metrics import Evaluation, show
 from cifar_resnet.build import build_classifier, build_data, build_trainer, prepare, run_logger
-from cifar_resnet.checkpoint import check_classes, load_classifier, read_checkpoint
-from cifar_resnet.classifier import ImageClassifier
-from cifar_resnet.datamodule import ImageDataModule
+from cifar_resnet.callbacks.evaluator import Evaluator
+from cifar_resnet.callbacks.gallery import MisclassifiedGallery
+from cifar_resnet.callbacks.history import History
+from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError
-from cifar_resnet.evaluation import Evaluation, show
-from cifar_resnet.evaluator import Evaluator
-from cifar_resnet.gallery import MisclassifiedGallery
-from cifar_resnet.history import History
-from cifar_resnet.records import device_name, say
+from cifar_resnet.lr import search as lr_search
+from cifar_resnet.results import run_folder as records
+from cifar_resnet.results.run_folder import device_name, say
+from cifar_resnet.training.checkpoint import check_classes, load_classifier, read_checkpoint
+from cifar_resnet.training.classifier import ImageClassifier
 
 STEP_OPTIONS = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val", "deterministic")
 """The Trainer options that change what an optimizer step does; the search uses them too."""
@@ -37,11 +39,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     prepare(config)
     history, gallery = History(), MisclassifiedGallery(**config.gallery, seed=config.seed)
     trainer = build_trainer(config, [history, gallery, Evaluator()])
-    rehearsal.check_share(config.data.batch_size, trainer.world_size)
+    checks.check_share(config.data.batch_size, trainer.world_size)
     checkpoint = resume(config)
     gallery.check(rehearse(config))
     data = build_data(config)
-    rehearsal.check_lengths(config, data, checkpoint)
+    checks.check_lengths(config, data, checkpoint)
     classifier = build_classifier(config, data)
     announce(config, data, classifier, trainer)
     found = find_bounds(config, classifier, data)
@@ -68,7 +70,7 @@ def find_lr(config: DictConfig) -> lr_search.LrSearch:
     trainer = build_trainer(config, [])
     rehearse(config)
     data = build_data(config)
-    rehearsal.check_lengths(config, data, checkpoint=None)
+    checks.check_lengths(config, data, checkpoint=None)
     classifier = build_classifier(config, data)
     announce(config, data, classifier, trainer)
     found = find_bounds(config, classifier, data)
@@ -96,7 +98,7 @@ def evaluate(config: DictConfig) -> Evaluation:
     gallery.check(classifier)
     trainer = build_trainer(config, [evaluator, gallery])
     data = build_data(config)
-    rehearsal.limited("test", len(data.test_dataloader()), config)
+    checks.limited("test", len(data.test_dataloader()), config)
     check_classes(config.ckpt, classifier.classes, data.classes)
     device = device_name(trainer.strategy.root_device)
     say(f"data: {len(data.test):,} test images, {len(data.classes)} classes, on {device}")
@@ -118,8 +120,8 @@ def rehearse(config: DictConfig) -> ImageClassifier:
     config = config.copy()
     config.classifier.compile = False  # it takes a minute
     with isolate_rng():
-        classifier = build_classifier(config, rehearsal.blank_data())
-        rehearsal.check_classifier(classifier)
+        classifier = build_classifier(config, checks.blank_data())
+        checks.check_classifier(classifier)
     return classifier
 
 
@@ -128,7 +130,7 @@ def resume(config: DictConfig) -> dict[str, Any] | None:
     if config.ckpt_path is None:
         return None
     checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path")
-    rehearsal.check_resumable(config, checkpoint)
+    checks.check_resumable(config, checkpoint)
     for key in ("lr_min", "lr_max"):
         before = checkpoint["hyper_parameters"][key]
         if config.schedule[key] not in (None, before):

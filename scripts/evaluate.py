@@ -2,8 +2,8 @@
 
 from omegaconf import DictConfig
 
-from cifar_resnet.config import command
-from cifar_resnet.expected import one_of, optional
+from cifar_resnet.cli.command import command
+from cifar_resnet.cli.schema import one_of, optional
 
 
 @command("evaluate", tta=optional(one_of("flip")))

@@ -2,14 +2,14 @@
 
 from omegaconf import DictConfig
 
-from cifar_resnet.config import command
-from cifar_resnet.expected import TEXT, one_of, optional
+from cifar_resnet.cli.command import command
+from cifar_resnet.cli.schema import TEXT, one_of, optional
 
 
 @command("export", format=one_of("onnx", "torchscript", "exported_program"), output=optional(TEXT))
 def main(config: DictConfig) -> None:
     """Export as configured."""
-    from cifar_resnet.export import export
+    from cifar_resnet.inference.export import export
 
     export(config)
 

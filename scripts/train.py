@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from cifar_resnet.config import command
+from cifar_resnet.cli.command import command
 
 
 @command("train")

@@ -21,10 +21,10 @@ from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
 from torchvision.datasets import CIFAR10
 
-from cifar_resnet.classifier import ImageClassifier
-from cifar_resnet.config import CONFIGS
-from cifar_resnet.datamodule import ImageDataModule
-from cifar_resnet.sources import ImageSet
+from cifar_resnet.cli.command import CONFIGS
+from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.training.classifier import ImageClassifier
 
 SGD = {"_target_": "torch.optim.SGD", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 

@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.datasets import CIFAR10
 
-from cifar_resnet.classifier import ImageClassifier
-from cifar_resnet.config import CONFIGS
+from cifar_resnet.cli.command import CONFIGS
+from cifar_resnet.data.sources import digits
 from cifar_resnet.errors import InputError
 from cifar_resnet.experiment import find_lr, train
-from cifar_resnet.sources import digits
+from cifar_resnet.training.classifier import ImageClassifier
 
 SCRIPTS = CONFIGS.parent / "scripts"
 SMALL = [

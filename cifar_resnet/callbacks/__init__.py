@@ -1,0 +1,1 @@
+"""What happens beside training and testing: history, progress bar, evaluation, gallery."""

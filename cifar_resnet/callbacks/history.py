@@ -1,0 +1,150 @@
+"""What happened in each epoch: a line in the terminal, the train and test curves, and the time that training took."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from rich import get_console
+
+from cifar_resnet.errors import InputError
+from cifar_resnet.training.classifier import ImageClassifier
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Figures of one epoch; the watched ones are None where it was not followed by an evaluation."""
+
+    number: int
+    train_loss: float
+    train_accuracy: float
+    watched_loss: float | None
+    watched_accuracy: float | None
+    seconds: float
+
+
+class History(Callback):
+    """Times the optimizer's work, reports each epoch and keeps its figures.
+
+    Attributes:
+        epochs: one entry an epoch of this run.
+        images: images trained on, over all devices.
+        seconds: time of the optimizer's epochs alone, evaluation left out.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[Epoch] = []
+        self.images = 0
+        self.seconds = 0.0
+        self._clock: float | None = None
+        self._before = 0.0
+        self._evaluated = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._before = self.seconds
+        self._evaluated = False
+        self._start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[no-untyped-def]
+        """Count the images."""
+        self.images += len(batch[1]) * trainer.world_size
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock while the watched images are evaluated."""
+        self._stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on where an epoch is evaluated more than once."""
+        self._evaluated = True
+        if not trainer.sanity_checking:
+            self._start()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep and print the epoch's figures.
+
+        Raises:
+            InputError: the training loss is not a number any more.
+        """
+        assert isinstance(pl_module, ImageClassifier)
+        self._stop()
+        train = {name: value.item() for name, value in pl_module.train_metrics.compute().items()}
+        watched = pl_module.hparams["watched"]
+        seen = trainer.callback_metrics if self._evaluated else {}  # Lightning keeps those of earlier epochs
+        loss, accuracy = (seen.get(f"{watched}/{name}") for name in ("loss", "accuracy"))
+        epoch = Epoch(
+            trainer.current_epoch + 1,
+            train["loss"],
+            train["accuracy"],
+            None if loss is None else loss.item(),
+            None if accuracy is None else accuracy.item(),
+            self.seconds - self._before,
+        )
+        self.epochs.append(epoch)
+        if trainer.is_global_zero:
+            get_console().print(_line(epoch, trainer.max_epochs, watched), highlight=False, soft_wrap=True)
+        if epoch.train_loss != epoch.train_loss:
+            raise InputError(
+                f"training diverged in epoch {epoch.number} (the loss is not a number): "
+                f"lower schedule.lr_max, now {pl_module.hparams['lr_max']:g}"
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the curves, and leave them in ``curves.png`` in the run's folder."""
+        if trainer.is_global_zero and self.epochs and isinstance(trainer.logger, TensorBoardLogger):
+            figure = draw(self.epochs, pl_module.hparams["watched"])
+            figure.savefig(Path(trainer.logger.log_dir) / "curves.png")
+            trainer.logger.experiment.add_figure("curves", figure, trainer.global_step)
+
+    def _start(self) -> None:
+        _synchronize()
+        self._clock = time.perf_counter()
+
+    def _stop(self) -> None:
+        if self._clock is None:
+            return
+        _synchronize()
+        self.seconds += time.perf_counter() - self._clock
+        self._clock = None
+
+
+def _synchronize() -> None:
+    """Wait for an accelerator's queue, so that its work is timed rather than its launches."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def _line(epoch: Epoch, epochs: int | None, watched: str) -> str:
+    line = f"epoch {epoch.number:>3}/{epochs}  train loss {epoch.train_loss:.4f}  accuracy {epoch.train_accuracy:7.2%}"
+    if epoch.watched_loss is not None and epoch.watched_accuracy is not None:
+        line += f"   {watched} loss {epoch.watched_loss:.4f}  accuracy {epoch.watched_accuracy:7.2%}"
+    return f"{line}   {epoch.seconds:.1f} s"
+
+
+def draw(epochs: list[Epoch], watched: str) -> Figure:
+    """Draw loss and accuracy of the training and the watched images against the epoch."""
+    figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
+    numbers = [epoch.number for epoch in epochs]
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axes.plot(
+            numbers, [getattr(epoch, f"train_{name}") for epoch in epochs], "o-", ms=3, color="#0072B2", label="train"
+        )
+        seen = [epoch for epoch in epochs if getattr(epoch, f"watched_{name}") is not None]
+        axes.plot(
+            [epoch.number for epoch in seen],
+            [getattr(epoch, f"watched_{name}") for epoch in seen],
+            "s-",
+            ms=3,
+            color="#D55E00",
+            label=watched,
+        )
+        axes.set(xlabel="epoch", title=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[1].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    figure.axes[0].legend(frameon=False)
+    return figure

@@ -1,0 +1,1 @@
+"""The command line: from ``key=value`` to one checked, typed configuration, without importing torch."""

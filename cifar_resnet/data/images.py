@@ -1,0 +1,125 @@
+"""From any image file that Pillow reads to the 32×32 RGB pixels that a classifier takes."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from cifar_resnet.data.sources import IMAGE_SIZE
+from cifar_resnet.errors import InputError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What was read of a file.
+
+    Attributes:
+        file: the file.
+        pixels: uint8 ``[32, 32, 3]``, RGB.
+        note: what was done to the picture to get there; empty for a 32×32 picture that was taken as it is.
+    """
+
+    file: Path
+    pixels: np.ndarray
+    note: str
+
+
+def find(pattern: str) -> tuple[list[Path], list[Path]]:
+    """Return the files, and the folders, that a pattern matches, in the order of their names.
+
+    Args:
+        pattern: a file, or a glob; ``**`` goes into folders.
+
+    Raises:
+        InputError: no file matches.
+    """
+    path = Path(pattern)
+    if path.is_dir():
+        raise InputError(f"images={pattern} is a folder: give images='{path / '*'}' for what is in it")
+    found = [path] if path.is_file() else [Path(name) for name in glob.glob(str(path), recursive=True)]
+    folders = sorted(path for path in found if path.is_dir())
+    files = sorted(set(found) - set(folders))
+    if not files:
+        raise InputError(f"images={pattern}: no file matches; give a file or a quoted pattern such as 'photos/*.jpg'")
+    return files, folders
+
+
+def read_batches(files: Sequence[Path], size: int) -> Iterator[list[Picture | InputError]]:
+    """Yield what is in the files, ``size`` at a time, so that memory does not grow with their number.
+
+    In the place of a picture that cannot be read stands the error.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(files), size):
+            yield list(pool.map(_read_or_error, files[start : start + size]))
+
+
+def _read_or_error(file: Path) -> Picture | InputError:
+    try:
+        return read(file)
+    except InputError as error:
+        return error
+
+
+def read(file: Path) -> Picture:
+    """Return a picture as it is meant to be seen: upright, on white where transparent, its first frame if it moves.
+
+    The shorter side is scaled to 32 pixels; of the longer side the middle is kept.
+
+    Raises:
+        InputError: the file cannot be read as an image.
+    """
+    try:
+        if file.exists() and not file.is_file():  # opening a pipe would wait for ever
+            raise OSError("it is not a regular file")
+        with Image.open(file) as image:
+            notes = ["first frame only"] if getattr(image, "is_animated", False) else []
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                notes.append("turned upright")
+                ImageOps.exif_transpose(image, in_place=True)
+            if image.mode in {"I", "F"}:
+                notes.append("grey levels stretched")
+            rgb = _to_rgb(image)
+    except Exception as error:  # Pillow's readers raise whatever the bytes of a broken file provoke
+        raise InputError(f"{printable(file)} cannot be read as an image ({_reason(error)})") from error
+    width, height = rgb.size
+    if (width, height) != (IMAGE_SIZE, IMAGE_SIZE):
+        notes.append(f"scaled from {width}×{height}" + (", centre-cropped" if width != height else ""))
+        rgb = ImageOps.fit(rgb, (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    return Picture(file, np.asarray(rgb), ", ".join(notes))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Do what ``convert`` does not: it clips grey levels above 255 and drops transparency."""
+    if image.mode.startswith("I;16"):
+        return _from_grey(np.asarray(image) / 257)
+    if image.mode in {"I", "F"}:  # their range is not known
+        levels = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+        levels -= levels.min()
+        return _from_grey(levels * (255 / (levels.max() or 1)))
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_grey(levels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.round(levels).astype(np.uint8)).convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "Pillow knows no such format"
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(file: Path) -> str:
+    """Return the file's name for one line of a terminal: control and undecodable characters as escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(file)
+    )

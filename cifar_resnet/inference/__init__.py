@@ -1,0 +1,1 @@
+"""A trained network at work: predictions for any image files, and exports to other formats."""

@@ -1,0 +1,206 @@
+"""From a checkpoint to a file that runs without this project: raw pixels in, probabilities out."""
+
+import json
+import logging
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from rich import get_console
+from torch import Tensor, nn
+
+from cifar_resnet.cli.command import output_file
+from cifar_resnet.data.sources import IMAGE_SIZE, digits
+from cifar_resnet.errors import InputError
+from cifar_resnet.training.checkpoint import load_classifier
+from cifar_resnet.training.classifier import ImageClassifier
+
+TOLERANCE = 1e-5
+"""Largest difference from the checkpoint's probabilities with which an export passes."""
+
+BATCH_SIZES = (1, 2, 7, 64)
+"""Of the batches with which an export is tried; a last one takes the images that remain."""
+
+CLASSES = "classes.json"
+"""Under this name a TorchScript or exported-program archive holds the class names, a JSON list by label."""
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""An exported file at work: uint8 ``[N, 32, 32, 3]`` to float32 ``[N, classes]``."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes:
+        suffix: of its files' names.
+        packages: what it needs beside torch.
+        write: takes the module, an example of its input, the class names as JSON, and the file.
+        load: takes the file, and returns what runs it.
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+    write: Callable[[nn.Module, Tensor, str, Path], None]
+    load: Callable[[Path], Run]
+
+
+class Probabilities(nn.Module):
+    """A classifier as plain torch, in evaluation mode: uint8 ``[N, 32, 32, 3]``, RGB, to float32 ``[N, classes]``."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classifier: ImageClassifier):
+        super().__init__()
+        self.network = classifier.network
+        self.temperature: float = classifier.hparams["temperature"]
+        self.register_buffer("mean", classifier.test_mean)
+        self.register_buffer("std", classifier.test_std)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalize, classify, and apply the softmax."""
+        pixels = (images.to(self.mean.dtype) - 255 * self.mean) / (255 * self.std)
+        return (self.network(pixels.permute(0, 3, 1, 2)) / self.temperature).softmax(dim=1)
+
+
+def export(config: DictConfig) -> Path:
+    """Write a checkpoint's classifier in another format; the file gets its name when it has been verified.
+
+    Raises:
+        InputError: something in the configuration cannot work, or the file does not do what the checkpoint does; no
+            file is left behind then.
+    """
+    chosen = FORMATS[config.format]
+    missing = [name for name in chosen.packages if find_spec(name) is None]
+    if missing:
+        raise InputError(f"format={config.format} needs what is not installed: pip install {' '.join(missing)}")
+    classifier = load_classifier(config.ckpt)
+    output = output_file(config.output or str(Path(config.ckpt).with_suffix(chosen.suffix)), chosen.suffix)
+    if output.resolve() == Path(config.ckpt).resolve():
+        raise InputError(f"output={output} is the checkpoint itself: give the export another name")
+    # Beside the output, so that the verified file moves into place in one step.
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
+        draft = Path(folder) / output.name
+        difference, count = _write_and_verify(config.format, classifier, draft)
+        draft.replace(output)
+    get_console().print(
+        f"{output}: uint8 images [N, 32, 32, 3] in, probabilities [N, {len(classifier.classes)}] out\n"
+        f"verified: at most {difference:.1g} from the checkpoint's probabilities, on {count} images",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return output
+
+
+def _write_and_verify(name: str, classifier: ImageClassifier, file: Path) -> tuple[float, int]:
+    example = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
+    try:
+        with _quiet(), torch.no_grad():
+            FORMATS[name].write(Probabilities(classifier), example, json.dumps(classifier.classes), file)
+            difference, count = verify(FORMATS[name].load(file), classifier)
+    except Exception as error:  # the exporters raise whatever they meet in a network
+        reason = textwrap.shorten(str(error), 200, placeholder=" …")
+        raise InputError(f"format={name}: this network cannot be exported ({reason})") from error
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"format={name}: this network cannot be exported (the probabilities differ by up to {difference:.2g} from "
+            "the checkpoint's: its forward pass does what the format cannot express)"
+        )
+    return difference, count
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporters: they warn, log and print what concerns themselves, even where they raise as well."""
+    disabled = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@torch.no_grad()
+def verify(run: Run, classifier: ImageClassifier) -> tuple[float, int]:
+    """Compare an export with its checkpoint on the test digits and on noise, in batches of several sizes.
+
+    Returns:
+        The largest difference of a probability, and the number of images.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (64, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    images = np.concatenate([digits()[1].images, noise])
+    difference = 0.0
+    for batch in np.split(images, np.cumsum(BATCH_SIZES)):
+        expected = classifier(torch.from_numpy(batch)).softmax(dim=1).numpy()
+        difference = np.maximum(difference, np.abs(run(batch) - expected).max())  # of the two, NaN where there is one
+    return float(difference), len(images)
+
+
+def write_onnx(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
+    """Write ONNX: input ``images``, output ``probabilities``, the class names as JSON in the metadata ``classes``."""
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=["images"],
+        output_names=["probabilities"],
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props["classes"] = classes
+    program.save(str(file))
+
+
+def load_onnx(file: Path) -> Run:
+    """Run an ONNX file on the CPU with onnxruntime."""
+    import onnxruntime  # noqa: PLC0415  (an optional package)
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+def write_torchscript(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
+    """Write TorchScript, for ``torch.jit.load``."""
+    traced = torch.jit.trace(module, (example,), check_trace=False)  # `verify` checks it
+    torch.jit.save(traced, str(file), _extra_files={CLASSES: classes})
+
+
+def load_torchscript(file: Path) -> Run:
+    """Run a TorchScript file on the CPU."""
+    module = torch.jit.load(str(file), map_location="cpu")
+    return lambda images: module(torch.from_numpy(images)).numpy()
+
+
+def write_exported_program(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
+    """Write a ``torch.export`` program, for ``torch.export.load``."""
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, file, extra_files={CLASSES: classes})
+
+
+def load_exported_program(file: Path) -> Run:
+    """Run a ``torch.export`` program on the CPU."""
+    module = torch.export.load(file).module()
+    return lambda images: module(torch.from_numpy(images)).numpy()
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, load_onnx),
+    "torchscript": Format(".pt", (), write_torchscript, load_torchscript),
+    "exported_program": Format(".pt2", (), write_exported_program, load_exported_program),
+}
+"""The formats, by the names that `format` takes."""

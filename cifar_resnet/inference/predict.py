@@ -1,0 +1,191 @@
+"""What a trained classifier sees in any images, and where it looked."""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+from cifar_resnet.analysis.gradcam import class_activation_maps, find_layer
+from cifar_resnet.callbacks.gallery import percent, shorten, show
+from cifar_resnet.cli.command import output_file
+from cifar_resnet.data.images import Picture, find, printable, read_batches
+from cifar_resnet.errors import InputError
+from cifar_resnet.training.checkpoint import load_classifier
+from cifar_resnet.training.classifier import ImageClassifier
+
+BATCH_SIZE = 64
+TOP = 3
+PIXELS, GAP, CAPTION = 128, 20, 44
+"""Of the sheet: side of an enlarged image (a multiple of 32: crisp), space between images, height of a caption."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of a picture and their probabilities (0 to 1), the best first."""
+
+    file: Path
+    top: tuple[tuple[str, float], ...]
+    note: str
+
+
+@dataclass
+class Outcome:
+    """What is left when the predictions have been written: the pictures for the sheet, the files skipped."""
+
+    shown: list[tuple[Picture, Prediction]] = field(default_factory=list)
+    skipped: int = 0
+
+
+def predict(config: DictConfig) -> int:
+    """Write the predictions to standard output and the sheet to its file; all else goes to standard error.
+
+    Returns:
+        The number of files that could not be read.
+
+    Raises:
+        InputError: something in the configuration cannot work; nothing was written then.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be read is said in one line; the rest was read
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in the name of a file
+    sheet = output_file(config.output, ".png")
+    files, folders = find(config.images)
+    if sheet.resolve() in {file.resolve() for file in files}:
+        raise InputError(f"output={sheet} is one of the images: give it another name, or images a narrower pattern")
+    classifier = load_classifier(config.ckpt)
+    classifier.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
+    messages = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    if folders and "**" not in config.images:
+        others = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
+        messages.print(f"{printable(folders[0])}{others}: a folder, skipped; the pattern ** goes into folders")
+    outcome = Outcome()
+    WRITERS[config.format](_predictions(classifier, files, config.sheet, outcome, messages))
+    line = f"images predicted: {len(files) - outcome.skipped:,}, files skipped: {outcome.skipped:,}"
+    if outcome.shown:
+        draw(classifier, outcome.shown).savefig(sheet)
+        line += f", sheet: {sheet}"
+    messages.print(line)
+    return outcome.skipped
+
+
+def _predictions(
+    classifier: ImageClassifier, files: Sequence[Path], sheet: int, outcome: Outcome, messages: Console
+) -> Iterator[list[Prediction]]:
+    """Yield predictions batch by batch, and keep in ``outcome`` the first ``sheet`` pictures."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(
+        *columns,
+        console=messages,
+        transient=True,
+        disable=not messages.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # else what is piped on would end in the terminal
+    )
+    with progress:
+        task = progress.add_task("", total=len(files))
+        for batch in read_batches(files, BATCH_SIZE):
+            for problem in batch:
+                if isinstance(problem, InputError):
+                    messages.print(f"{problem}: skipped")
+            pictures = [picture for picture in batch if isinstance(picture, Picture)]
+            outcome.skipped += len(batch) - len(pictures)
+            predictions = classify(classifier, pictures)
+            places = sheet - len(outcome.shown)
+            outcome.shown += list(zip(pictures, predictions, strict=True))[:places]
+            yield predictions
+            progress.advance(task, len(batch))
+
+
+@torch.inference_mode()
+def classify(classifier: ImageClassifier, pictures: Sequence[Picture]) -> list[Prediction]:
+    """Return the three most probable classes of each picture (fewer where there are fewer classes)."""
+    if not pictures:
+        return []
+    images = torch.from_numpy(np.stack([picture.pixels for picture in pictures])).to(classifier.device)
+    top = classifier(images).float().softmax(dim=1).topk(min(TOP, len(classifier.classes)))
+    return [
+        Prediction(
+            picture.file,
+            tuple((classifier.classes[label], probability) for label, probability in zip(labels, values, strict=True)),
+            picture.note,
+        )
+        for picture, labels, values in zip(pictures, top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+
+
+def write_table(batches: Iterable[list[Prediction]]) -> None:
+    """Write a line an image, as they come."""
+    width = None if sys.stdout.isatty() else 1000  # a file has no edge at which to wrap
+    console = Console(markup=False, highlight=False, emoji=False, width=width)
+    headers = ["most probable", "second", "third"]
+    widths = [cell_len(name) for name in headers]  # the columns stay where they are from batch to batch
+    shows_header = True
+    for batch in filter(None, batches):
+        tops = [[f"{name} {percent(probability)}" for name, probability in each.top] for each in batch]
+        widths = [max(width, *map(cell_len, cells)) for width, *cells in zip(widths, *tops, strict=False)]
+        table = Table(box=None, pad_edge=False, show_header=shows_header)
+        for name, width in zip(headers, widths, strict=False):
+            table.add_column(name, min_width=width, no_wrap=True)
+        table.add_column("image", overflow="fold")
+        table.add_column("note", style="dim", overflow="fold")
+        for top, prediction in zip(tops, batch, strict=True):
+            table.add_row(*top, printable(prediction.file), prediction.note)
+        console.print(table)
+        shows_header = False
+
+
+def write_json(batches: Iterable[list[Prediction]]) -> None:
+    """Write a JSON array, an image a line, as they come."""
+    console = Console()  # it ends quietly where what it writes to is closed, as `head` does
+    separator = "["
+    for batch in batches:
+        for prediction in batch:
+            entry = {
+                "file": str(prediction.file),
+                "top": [{"class": name, "probability": probability} for name, probability in prediction.top],
+                "note": prediction.note,
+            }
+            console.out(f"{separator}\n {json.dumps(entry, allow_nan=False)}", end="", highlight=False)
+            separator = ","
+    console.out("[]" if separator == "[" else "\n]", highlight=False)
+
+
+WRITERS: dict[str, Callable[[Iterable[list[Prediction]]], None]] = {"table": write_table, "json": write_json}
+"""How predictions are written, by the names that `format` takes."""
+
+
+def draw(classifier: ImageClassifier, shown: Sequence[tuple[Picture, Prediction]]) -> Figure:
+    """Draw each picture, as the classifier saw it, beside the Grad-CAM map for its most probable class."""
+    images = np.stack([picture.pixels for picture, _ in shown])
+    targets = [classifier.classes.index(prediction.top[0][0]) for _, prediction in shown]
+    layer = find_layer(classifier)
+    maps = class_activation_maps(classifier, torch.from_numpy(images), targets, layer)
+    blocks = min(4, len(shown))
+    rows = -(-len(shown) // blocks)
+    width, height = blocks * (2 * PIXELS + GAP) + GAP, rows * (PIXELS + CAPTION) + 2 * GAP
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+
+    def write(left: int, bottom: int, text: str, **style: Any) -> None:
+        figure.text(left / width, bottom / height, text, parse_math=False, **style)
+
+    write(GAP, height - GAP + 4, f"image | Grad-CAM of {layer}", fontsize=8)
+    for place, (picture, prediction) in enumerate(shown):
+        row, block = divmod(place, blocks)
+        left, bottom = GAP + block * (2 * PIXELS + GAP), height - GAP - (row + 1) * (PIXELS + CAPTION)
+        for side, heat in enumerate((None, maps[place])):
+            corner = (left + side * PIXELS) / width, bottom / height
+            show(figure.add_axes((*corner, PIXELS / width, PIXELS / height)), picture.pixels, heat)
+        name, probability = prediction.top[0]
+        write(left, bottom + PIXELS + 18, f"{shorten(name)} {percent(probability)}", fontsize=9, weight="bold")
+        write(left, bottom + PIXELS + 5, shorten(printable(Path(picture.file.name)), 36), fontsize=8, color="0.35")
+    return figure

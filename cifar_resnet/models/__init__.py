@@ -1,0 +1,9 @@
+"""The networks: plain ``torch.nn``, usable without Lightning.
+
+Each takes normalized images, float ``[N, 3, 32, 32]``, and returns logits ``[N, num_classes]``.
+"""
+
+from cifar_resnet.models.custom_resnet import CustomResNet
+from cifar_resnet.models.resnet18 import resnet18
+
+__all__ = ["CustomResNet", "resnet18"]

@@ -1,0 +1,1 @@
+"""Training: the Lightning module, the One Cycle schedule, and checkpoints."""

@@ -1,0 +1,182 @@
+"""The Lightning module: raw pixels → normalize → network → loss and metrics; optimizer and schedule."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from cifar_resnet.data.sources import IMAGE_SIZE
+from cifar_resnet.errors import InputError
+from cifar_resnet.training.one_cycle import one_cycle
+
+if TYPE_CHECKING:  # who only predicts or exports need not wait for albumentations
+    from cifar_resnet.data.datamodule import Batch
+
+
+class ImageClassifier(LightningModule):
+    """A network with everything that a checkpoint needs to be used alone: statistics, class names, temperature.
+
+    All arguments are plain values, and are saved with the weights, so
+    ``ImageClassifier.load_from_checkpoint(path)`` needs nothing else.
+
+    Args:
+        model: ``{"_target_": dotted name, ...}`` of a callable that takes ``num_classes`` and returns the network.
+        classes: the class names, by label.
+        mean: of the training images' channels, ``[3]`` in 0 to 1; subtracted from every image.
+        std: of the training images' channels, ``[3]`` in 0 to 1.
+        test_mean: takes the place of ``mean`` in evaluation mode.
+        test_std: takes the place of ``std`` in evaluation mode.
+        optimizer: ``{"_target_": dotted name, ...}`` of a torch optimizer, without its rate.
+        lr_min: rate of the first and last step; None as long as it is not known.
+        lr_max: rate of the peak; None as long as it is not known.
+        peak_epoch: epoch at whose end the rate is ``lr_max``, counted from 1.
+        max_epochs: epochs of the whole schedule.
+        temperature: the softmax temperature: the network's outputs are divided by it. With PyTorch's initialisation
+            the max-pooled features make the first outputs so large that SGD diverges at useful rates; 8 is the
+            reciprocal of the factor 0.125 in Page's ResNet-9 (github.com/davidcpage/cifar10-fast).
+        label_smoothing: of the training loss (Szegedy et al. 2015, arXiv 1512.00567, section 7).
+        compile: compile the network with ``torch.compile``.
+        compile_mode: the ``mode`` of ``torch.compile``.
+        watched: name under which the validation loop logs, ``val`` or ``test``.
+    """
+
+    mean: Tensor
+    std: Tensor
+    test_mean: Tensor
+    test_std: Tensor
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        test_mean: Sequence[float],
+        test_std: Sequence[float],
+        optimizer: Mapping[str, Any],
+        lr_min: float | None = None,
+        lr_max: float | None = None,
+        peak_epoch: float = 5,
+        max_epochs: int = 24,
+        temperature: float = 8.0,
+        label_smoothing: float = 0.0,
+        compile: bool = False,
+        compile_mode: str = "default",
+        watched: str = "test",
+    ):
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.classes = tuple(classes)
+        self.network: nn.Module = instantiate(model, num_classes=len(classes))
+        self.network.to(memory_format=torch.channels_last)
+        if compile:
+            self.network.compile(mode=compile_mode)
+        for name, values in (("mean", mean), ("std", std), ("test_mean", test_mean), ("test_std", test_std)):
+            self.register_buffer(name, torch.tensor(values))
+        metrics = MetricCollection(
+            {
+                "loss": MeanMetric(nan_strategy="disable"),
+                "accuracy": MulticlassAccuracy(len(classes), average="micro", validate_args=False),
+            },
+            compute_groups=False,
+        )
+        self.train_metrics, self.val_metrics, self.test_metrics = metrics.clone(), metrics.clone(), metrics.clone()
+        self.example_input_array: Tensor = torch.zeros(1, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Map uint8 images ``[N, H, W, 3]`` to floats ``[N, 3, H, W]`` of mean 0 and deviation 1, channels last."""
+        mean, std = (self.mean, self.std) if self.training else (self.test_mean, self.test_std)
+        # On a CPU, broadcasting three values over the last dimension takes three times as long as whole images do.
+        shift, scale = ((255 * channels).expand(images.shape[1:]).contiguous() for channels in (mean, std))
+        pixels = (images.to(mean.dtype) - shift) / scale
+        return pixels.permute(0, 3, 1, 2)  # NHWC memory seen as NCHW is channels_last: nothing is copied
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 images ``[N, 32, 32, 3]``, RGB, to logits ``[N, classes]``; their softmax is the probability."""
+        return self.network(self.normalize(images)) / self.hparams["temperature"]
+
+    def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the training loss, a scalar: mean cross-entropy of logits ``[N, classes]`` and labels ``[N]``."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+
+    def training_step(self, batch: "Batch", batch_idx: int) -> Tensor:
+        """Return the mean cross-entropy of a batch."""
+        images, labels = batch
+        logits = self(images)
+        loss = self.criterion(logits, labels)
+        self._update(self.train_metrics, loss, logits, labels)  # batches of one size: their mean is that of the images
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+            self.log_dict({"step/loss": loss.detach(), "step/accuracy": accuracy})
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log loss and accuracy of the epoch, as they were while its images were trained on."""
+        self._log_epoch("train", self.train_metrics)
+
+    def validation_step(self, batch: "Batch", batch_idx: int) -> None:
+        """Count a batch of the watched images."""
+        self._evaluate(self.val_metrics, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and accuracy of the watched images."""
+        self._log_epoch(self.hparams["watched"], self.val_metrics)
+
+    def test_step(self, batch: "Batch", batch_idx: int) -> Tensor:
+        """Return the logits of a batch of test images."""
+        return self._evaluate(self.test_metrics, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss and accuracy of the test images."""
+        self._log_epoch("test", self.test_metrics)
+
+    def _evaluate(self, metrics: MetricCollection, batch: "Batch") -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        self._update(metrics, F.cross_entropy(logits, labels, reduction="none"), logits, labels)
+        return logits
+
+    @staticmethod
+    def _update(metrics: MetricCollection, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Accumulate on the device; read once an epoch."""
+        metrics["loss"].update(losses.detach())  # a weight would be a copy to the device, which the host waits for
+        metrics["accuracy"].update(logits.detach().argmax(dim=1), labels)
+
+    def _log_epoch(self, name: str, metrics: MetricCollection) -> None:
+        self.log_dict({f"{name}/{key}": value for key, value in metrics.compute().items()})
+        metrics.reset()
+
+    def make_optimizer(self, lr: float) -> Optimizer:
+        """Return a new optimizer over the network's parameters with the rate ``lr``."""
+        return instantiate(self.hparams["optimizer"], _partial_=True)(self.network.parameters(), lr=lr)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer and the One Cycle schedule, stepped with it."""
+        hparams = self.hparams
+        optimizer = self.make_optimizer(hparams["lr_max"])
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        peak = hparams["peak_epoch"] / hparams["max_epochs"]
+        scheduler = one_cycle(optimizer, hparams["lr_min"], hparams["lr_max"], peak, total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "step/learning_rate"},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume a schedule of another length: the rest of the trace would be wrong or missing."""
+        if self._trainer is None or not checkpoint.get("lr_schedulers"):
+            return
+        before, now = checkpoint["lr_schedulers"][0]["total_steps"], int(self.trainer.estimated_stepping_batches)
+        if before != now:
+            raise InputError(
+                f"ckpt_path: the checkpoint's One Cycle schedule has {before} steps, this run's {now}: "
+                "resume with the same epochs, images, batch size and accumulation, or start anew without ckpt_path"
+            )

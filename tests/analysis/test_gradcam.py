@@ -1,0 +1,109 @@
+"""The maps are Grad-CAM's formula, for the layer that the design names, and computing them leaves no trace."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_classifier, make_data, make_trainer
+from lightning.pytorch import Callback
+
+from cifar_resnet.analysis.gradcam import METHODS, class_activation_maps, find_layer
+from cifar_resnet.errors import InputError
+from cifar_resnet.training.classifier import ImageClassifier
+
+RESNET18 = {"_target_": "cifar_resnet.models.resnet18", "width": 8}
+
+
+def trained(model: dict[str, Any], folder: Path) -> ImageClassifier:
+    data = make_data()
+    classifier = make_classifier(data, model=model)
+    make_trainer(folder).fit(classifier, datamodule=data)
+    return classifier
+
+
+def stretch(maps: torch.Tensor) -> torch.Tensor:
+    maps = maps - maps.amin(dim=(1, 2), keepdim=True)
+    return maps / (1e-7 + maps.amax(dim=(1, 2), keepdim=True))
+
+
+def grad_cam_by_hand(classifier: ImageClassifier, images: torch.Tensor, targets: list[int], layer: str) -> np.ndarray:
+    """Selvaraju et al. 2017: weights are the mean gradients (eq. 1), the map the rectified weighted sum (eq. 2)."""
+    kept: dict[str, torch.Tensor] = {}
+    hook = classifier.network.get_submodule(layer).register_forward_hook(
+        lambda _module, _args, output: kept.update(features=output)
+    )
+    logits = classifier.eval()(images)
+    hook.remove()
+    score = logits[torch.arange(len(images)), targets].sum()
+    (gradients,) = torch.autograd.grad(score, kept["features"])
+    weights = gradients.mean(dim=(2, 3), keepdim=True)
+    maps = F.relu((weights * kept["features"]).sum(dim=1)).detach()
+    large = F.interpolate(stretch(maps)[:, None], size=images.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
+    return stretch(large).numpy()
+
+
+@pytest.mark.parametrize(
+    ("model", "layer"),
+    [
+        ({"_target_": "cifar_resnet.models.CustomResNet", "width": 8}, "layer2"),
+        ({"_target_": "cifar_resnet.models.CustomResNet", "width": 8}, "layer3"),
+        (RESNET18, "layer3"),
+    ],
+)
+def test_maps_equal_the_formula_computed_by_hand(tmp_path: Path, model: dict[str, Any], layer: str) -> None:
+    classifier = trained(model, tmp_path)
+    images = torch.from_numpy(make_data().test.images)
+    targets = [index % 3 for index in range(len(images))]
+    expected = grad_cam_by_hand(classifier, images, targets, layer)
+    assert (expected.max(axis=(1, 2)) > 0.99).mean() > 0.5  # most maps say something, so the comparison does
+    np.testing.assert_allclose(class_activation_maps(classifier, images, targets, layer), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("model", "layer"), [({}, "layer2"), ({"model": RESNET18}, "layer3")])
+def test_default_layer_is_the_last_stage_with_an_8x8_map(model: dict[str, Any], layer: str) -> None:
+    assert find_layer(make_classifier(make_data(), **model)) == layer
+
+
+def test_unknown_layer_is_refused_with_the_stages() -> None:
+    with pytest.raises(InputError, match=r"gallery.layer=layer9: the network has no such layer.* prep, layer1, layer2"):
+        find_layer(make_classifier(make_data()), "layer9")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_maps_between_0_and_1(tmp_path: Path, method: str) -> None:
+    images = torch.from_numpy(make_data().test.images)
+    maps = class_activation_maps(make_classifier(make_data()), images, [0] * len(images), method=method)
+    assert maps.shape == (len(images), 32, 32)
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+
+
+def test_the_classifier_is_left_as_it_was() -> None:
+    classifier = make_classifier(make_data()).train()
+    for parameter in classifier.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    class_activation_maps(classifier, torch.zeros(2, 32, 32, 3, dtype=torch.uint8), [0, 1])
+    assert all(module.training for module in classifier.modules())
+    assert all(not module._forward_hooks and not module._backward_hooks for module in classifier.network.modules())
+    assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in classifier.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_maps_under_lightnings_test_loop_are_those_outside_it(tmp_path: Path, precision: str) -> None:
+    data, inside = make_data(), {}
+    classifier = make_classifier(data)
+    images = torch.from_numpy(data.test.images)
+
+    class Explain(Callback):
+        def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            assert torch.is_inference_mode_enabled()
+            inside["maps"] = class_activation_maps(pl_module, images, [0] * len(images))
+
+    trainer = make_trainer(tmp_path, callbacks=[Explain()], precision=precision)
+    trainer.test(classifier, datamodule=data, verbose=False)
+    np.testing.assert_allclose(inside["maps"], class_activation_maps(classifier, images, [0] * len(images)), atol=1e-6)

@@ -1,0 +1,377 @@
+"""Any image file becomes the right pixels, predictions are a plain forward pass's, and bad files cost one line each."""
+
+import json
+import os
+import runpy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_classifier, make_data, make_trainer
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+from PIL import Image, ImageOps
+
+from cifar_resnet.data.images import find, printable, read, read_batches
+from cifar_resnet.errors import InputError
+from cifar_resnet.inference import predict as prediction
+from cifar_resnet.inference.predict import BATCH_SIZE, CAPTION, GAP, PIXELS, predict
+from cifar_resnet.training.classifier import ImageClassifier
+
+Compose = Callable[..., DictConfig]
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "predict.py"
+COLOUR = (200, 40, 90)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("run") / "last.ckpt"
+    trainer = make_trainer(file.parent)
+    trainer.strategy.connect(make_classifier(make_data(test_statistics="test"), temperature=0.5))
+    trainer.save_checkpoint(file)
+    return file
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def noise(seed: int, height: int = 32, width: int = 32) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def spoil(folder: Path) -> list[str]:
+    """Leave files that cannot be read; return their names."""
+    noise(0, 200, 200).save(folder / "whole.jpg")
+    (folder / "truncated.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:4000])
+    (folder / "text.jpg").write_text("not an image")
+    (folder / "empty.png").touch()
+    (folder / "link.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "whole.jpg").unlink()
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "expected"),
+    [
+        ("RGB.png", Image.new("RGB", (32, 32), COLOUR), COLOUR),
+        ("RGB.webp", noise(0), None),
+        ("L.png", Image.new("L", (32, 32), 77), (77, 77, 77)),
+        ("1.png", Image.new("1", (32, 32), 1), (255, 255, 255)),
+        ("P.png", Image.new("RGB", (32, 32), COLOUR).quantize(), COLOUR),
+        ("P.gif", Image.new("RGB", (32, 32), COLOUR).quantize(), COLOUR),
+        ("CMYK.tif", Image.new("RGB", (32, 32), COLOUR).convert("CMYK"), COLOUR),
+        ("CMYK.jpg", Image.new("RGB", (32, 32), COLOUR).convert("CMYK"), COLOUR),
+        ("YCbCr.tif", Image.new("RGB", (32, 32), COLOUR).convert("YCbCr"), COLOUR),
+        ("LAB.tif", Image.new("LAB", (32, 32), (255, 128, 128)), (255, 255, 255)),
+        ("I16.png", Image.fromarray(np.full((32, 32), 77 * 257, np.uint16)), (77, 77, 77)),
+        ("I16.tif", Image.fromarray(np.full((32, 32), 77 * 257, np.uint16)), (77, 77, 77)),
+        ("opaque.png", Image.new("RGBA", (32, 32), (*COLOUR, 255)), COLOUR),
+        ("clear.png", Image.new("RGBA", (32, 32), (*COLOUR, 0)), (255, 255, 255)),
+        ("half.png", Image.new("RGBA", (32, 32), (0, 100, 200, 51)), (204, 224, 244)),
+        ("LA.png", Image.new("LA", (32, 32), (0, 51)), (204, 204, 204)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_mode_becomes_the_colours_that_a_viewer_shows(
+    tmp_path: Path, name: str, picture: Image.Image, expected: tuple[int, int, int] | None
+) -> None:
+    picture.save(tmp_path / name, quality=100, **({"lossless": True} if name.endswith("webp") else {}))
+    found = read(tmp_path / name)
+    assert found.note == ""
+    assert found.pixels.shape == (32, 32, 3)
+    assert found.pixels.dtype == np.uint8
+    wanted = np.asarray(picture) if expected is None else np.broadcast_to(expected, (32, 32, 3))
+    assert np.abs(found.pixels.astype(int) - wanted).max() <= 2
+
+
+def test_a_transparent_palette_colour_is_white(tmp_path: Path) -> None:
+    picture = Image.new("P", (32, 32), 0)
+    picture.putpalette([200, 40, 90, 10, 20, 30])
+    picture.paste(1, (0, 0, 32, 16))
+    picture.save(tmp_path / "p.gif", transparency=0)
+    pixels = read(tmp_path / "p.gif").pixels
+    assert (pixels[0, 0].tolist(), pixels[-1, 0].tolist()) == ([10, 20, 30], [255, 255, 255])
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"), [(np.float32, -0.5, 1.5), (np.float32, 7.0, 7.0), (np.int32, 0, 70_000)]
+)
+def test_grey_levels_of_unknown_range_are_stretched_and_it_is_said(
+    tmp_path: Path, kind: Any, low: float, high: float
+) -> None:
+    levels = np.linspace(low, high, 32 * 32).reshape(32, 32).astype(kind)
+    Image.fromarray(levels).save(tmp_path / "grey.tif")
+    found = read(tmp_path / "grey.tif")
+    assert found.note == "grey levels stretched"
+    assert (found.pixels.min(), found.pixels.max()) == ((0, 255) if high > low else (0, 0))
+    assert (np.diff(found.pixels[..., 0].ravel().astype(int)) >= 0).all()
+
+
+def test_every_orientation_that_a_camera_notes_is_turned_upright(tmp_path: Path) -> None:
+    upright = noise(1)
+    turn = Image.Transpose
+    stored_as = {
+        1: None,
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_90,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_270,
+    }
+    for orientation, way in stored_as.items():
+        stored, exif = upright if way is None else upright.transpose(way), Image.Exif()
+        exif[0x0112] = orientation
+        stored.save(tmp_path / "camera.png", exif=exif)
+        found = read(tmp_path / "camera.png")
+        assert (found.pixels == np.asarray(upright)).all(), orientation
+        assert found.note == ("" if orientation == 1 else "turned upright")
+
+
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    mode=st.sampled_from(["1", "L", "P", "RGB", "RGBA", "LA", "I;16"]),
+)
+def test_any_size_becomes_32_pixels_and_the_note_tells_the_old_one(
+    tmp_path_factory: pytest.TempPathFactory, width: int, height: int, mode: str
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.png"
+    Image.new(mode, (width, height)).save(file)
+    found = read(file)
+    assert found.pixels.shape == (32, 32, 3)
+    assert (f"{width}×{height}" in found.note) == ((width, height) != (32, 32))
+    assert ("centre-cropped" in found.note) == (width != height)
+
+
+def test_of_the_longer_side_the_middle_is_kept(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (300, 100), "blue")
+    wide.paste((255, 0, 0), (95, 0, 205, 100))
+    for name, picture in (("wide.png", wide), ("tall.png", wide.transpose(Image.Transpose.ROTATE_90))):
+        picture.save(tmp_path / name)
+        assert (read(tmp_path / name).pixels == (255, 0, 0)).all()
+
+
+def test_a_picture_that_moves_shows_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in (COLOUR, "blue", "green")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    found = read(tmp_path / "moving.gif")
+    assert (found.pixels == COLOUR).all()
+    assert found.note == "first frame only"
+
+
+def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
+    for name in spoil(tmp_path):
+        with pytest.raises(InputError) as refused:
+            read(tmp_path / name)
+        assert str(refused.value).startswith(f"{tmp_path / name} cannot be read as an image (")
+        assert "\n" not in str(refused.value)
+
+
+def test_files_are_found_in_the_order_of_their_names(here: Path) -> None:
+    for name in ("b.png", "a.png", "c.jpg", "[x] 1.png", "deep/er/d.png"):
+        file = here / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    folder = Path("photos")
+    assert find("photos/?.png") == ([folder / "a.png", folder / "b.png"], [])
+    assert find("photos/[x] 1.png") == ([folder / "[x] 1.png"], [])
+    files, folders = find("photos/*")
+    assert (len(files), folders) == (4, [folder / "deep"])
+    assert folder / "deep/er/d.png" in find("photos/**")[0]
+    assert find(str(here / "photos" / "**" / "d.png"))[0] == [here / "photos/deep/er/d.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"), [("photos", r"photos/\*"), ("none/*.jpg", "no file matches"), ("pho*", "no file matches")]
+)
+def test_a_pattern_without_files_is_refused(here: Path, pattern: str, hint: str) -> None:
+    with pytest.raises(InputError, match=f"images={pattern.replace('*', '.')}.*{hint}"):
+        find(pattern)
+
+
+def test_files_are_read_batch_by_batch(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(7)]
+    for number, file in enumerate(files):
+        noise(number).save(file)
+    batches = read_batches(files, 3)
+    first = next(batches)
+    for file in files[3:]:
+        file.unlink()  # what is not read yet is not in memory
+    assert [picture.file for picture in first if not isinstance(picture, InputError)] == files[:3]
+    assert [[isinstance(picture, InputError) for picture in batch] for batch in batches] == [[True] * 3, [True]]
+
+
+@given(st.text(st.characters(codec=None, exclude_characters="\0"), min_size=1))
+def test_a_files_name_takes_one_line(name: str) -> None:
+    shown = printable(Path(name))
+    assert shown.isprintable()
+    assert shown.encode()
+
+
+def plain_top(checkpoint: Path, file: Path) -> list[tuple[str, float]]:
+    """The three most probable classes by nothing but torch."""
+    state = torch.load(checkpoint, weights_only=True)
+    classifier = ImageClassifier(**state["hyper_parameters"])
+    classifier.load_state_dict(state["state_dict"])
+    pixels = np.asarray(ImageOps.fit(Image.open(file).convert("RGB"), (32, 32), Image.Resampling.BICUBIC))
+    mean, std = (np.array(state["hyper_parameters"][f"test_{name}"]) for name in ("mean", "std"))
+    normalized = torch.from_numpy(((pixels / 255 - mean) / std).astype(np.float32)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        outputs = classifier.network.eval()(normalized)[0] / state["hyper_parameters"]["temperature"]
+    probabilities = outputs.exp() / outputs.exp().sum()
+    return sorted(zip(classifier.classes, probabilities.tolist(), strict=True), key=lambda pair: -pair[1])[:3]
+
+
+def test_json_holds_what_a_plain_forward_pass_gives(
+    here: Path, checkpoint: Path, compose: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = 2 * BATCH_SIZE + 3
+    for number in range(count):
+        noise(number, 32, 32 + number % 3).save(here / f"photos/{number:03}.png")
+    assert predict(compose("predict", f"ckpt={checkpoint}", "images=photos/*.png", "format=json", "sheet=5")) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert [entry["file"] for entry in found] == [f"photos/{number:03}.png" for number in range(count)]
+    for entry in found[:: BATCH_SIZE // 2]:
+        expected = plain_top(checkpoint, here / entry["file"])
+        assert [top["class"] for top in entry["top"]] == [name for name, _ in expected]
+        assert [top["probability"] for top in entry["top"]] == pytest.approx([p for _, p in expected], abs=1e-5)
+    assert ["scaled" in entry["note"] for entry in found[:3]] == [False, True, True]
+    assert captured.err == f"images predicted: {count}, files skipped: 0, sheet: predictions.png\n"
+    with Image.open("predictions.png") as sheet:
+        assert sheet.size == (4 * (2 * PIXELS + GAP) + GAP, 2 * (PIXELS + CAPTION) + 2 * GAP)
+
+
+def test_the_sheet_shows_each_pixel_as_a_square(here: Path, checkpoint: Path, compose: Compose) -> None:
+    noise(0).save("photos/a.png")
+    predict(compose("predict", f"ckpt={checkpoint}", "images=photos/a.png", "output=sheet.png"))
+    sheet = np.asarray(Image.open("sheet.png").convert("RGB"))
+    image = sheet[GAP + CAPTION :][:PIXELS, GAP : GAP + PIXELS]
+    enlarged = np.asarray(noise(0)).repeat(PIXELS // 32, axis=0).repeat(PIXELS // 32, axis=1)
+    assert (image == enlarged).all()
+    overlay = sheet[GAP + CAPTION :][:PIXELS, GAP + PIXELS : GAP + 2 * PIXELS]
+    assert len(np.unique(overlay.reshape(-1, 3), axis=0)) > 100
+    assert not (overlay == enlarged).all()
+
+
+def test_without_a_sheet_nothing_is_written(here: Path, checkpoint: Path, compose: Compose) -> None:
+    noise(0).save("photos/a.png")
+    predict(compose("predict", f"ckpt={checkpoint}", "images=photos/a.png", "sheet=0"))
+    assert sorted(path.name for path in here.iterdir()) == ["photos"]
+
+
+def test_the_table_has_a_line_an_image_whatever_its_name(
+    here: Path, checkpoint: Path, compose: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        "[red] $x$ :smile:.png",
+        "line\nbreak.png",
+        os.fsdecode(b"bytes\xff.png"),
+        "日本語" * 20 + ".png",
+        "l" * 200,
+    ]
+    for name in names:
+        noise(0).save(here / "photos" / name, "png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert predict(compose("predict", f"ckpt={checkpoint}", "images=photos/*")) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["most", "probable", "second", "third", "image", "note"]
+    shown = [row.split("photos/")[1].rstrip() for row in rows]
+    assert sorted(shown) == sorted(printable(Path(name)) for name in names)
+    best, probability = plain_top(checkpoint, here / "photos" / names[0])[0]
+    assert all(row.startswith(f"{best} {100 * probability:.1f}%") for row in rows)
+
+
+def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), *arguments])
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_one_unreadable_file_is_skipped_and_the_exit_code_says_so(
+    here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad = spoil(here / "photos")
+    noise(0).save("photos/good one (1).png")
+    (here / "photos" / "sub").mkdir()
+    assert run_script(monkeypatch, f"ckpt={checkpoint}", "images=photos/*", "format=json") == 1
+    out, err = capfd.readouterr()
+    assert [entry["file"] for entry in json.loads(out)] == ["photos/good one (1).png"]
+    folder, *skipped, last = err.splitlines()
+    assert folder.startswith("photos/sub: a folder, skipped")
+    assert [line.split(" cannot be read")[0] for line in skipped] == [f"photos/{name}" for name in bad]
+    assert last == f"images predicted: 1, files skipped: {len(bad)}, sheet: predictions.png"
+    assert run_script(monkeypatch, f"ckpt={checkpoint}", "images=photos/good*") == 0
+    assert run_script(monkeypatch, f"ckpt={checkpoint}", "images=photos/text.jpg", "format=json", "output=new.png") == 1
+    assert capfd.readouterr().out.endswith("[]\n")
+    assert not Path("new.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "ckpt is not set"),
+        (["ckpt=none.ckpt", "images=photos/a.png"], "ckpt=none.ckpt: no such file"),
+        (["ckpt=photos/a.png", "images=photos/a.png"], "ckpt=photos/a.png is not a readable checkpoint"),
+        (["ckpt=CKPT"], "images is not set"),
+        (["ckpt=CKPT", "images=none*"], "images=none*: no file matches"),
+        (["ckpt=CKPT", "images=photos"], "images=photos is a folder"),
+        (["ckpt=CKPT", "images=photos/a.png", "format=xml"], "format=xml: expected one of table, json"),
+        (["ckpt=CKPT", "images=photos/a.png", "sheet=-1"], "sheet=-1: expected a whole number from 0"),
+        (
+            ["ckpt=CKPT", "images=photos/a.png", "output=a.jpg"],
+            "output=a.jpg: give the name of a file that ends in .png",
+        ),
+        (
+            ["ckpt=CKPT", "images=photos/a.png", "output=none/a.png"],
+            "output=none/a.png: the folder none does not exist",
+        ),
+        (["ckpt=CKPT", "images=photos/*", "output=photos/a.png"], "output=photos/a.png is one of the images"),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else value,
+)
+def test_bad_input_is_answered_in_one_line_before_anything_is_written(
+    here: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    complaint: str,
+) -> None:
+    noise(0).save("photos/a.png")
+    before = Path("photos/a.png").read_bytes()
+    assert run_script(monkeypatch, *(argument.replace("CKPT", str(checkpoint)) for argument in arguments)) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"predict.py: {complaint}")
+    assert sorted(path.name for path in here.rglob("*")) == ["a.png", "photos"]
+    assert Path("photos/a.png").read_bytes() == before
+
+
+def test_two_classes_have_two_probabilities(here: Path, compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_data()
+    trainer = make_trainer(here)
+    trainer.strategy.connect(make_classifier(data, classes=["cat", "dog"]))
+    trainer.save_checkpoint("two.ckpt")
+    noise(0).save("photos/a.png")
+    for form in prediction.WRITERS:
+        assert predict(compose("predict", "ckpt=two.ckpt", "images=photos/a.png", f"format={form}")) == 0
+    table, array = capsys.readouterr().out.split("[", 1)
+    assert table.split()[:5] == ["most", "probable", "second", "image", "note"]
+    assert {top["class"] for top in json.loads(f"[{array}")[0]["top"]} == {"cat", "dog"}

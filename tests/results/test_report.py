@@ -1,0 +1,133 @@
+"""The report: complete in itself, escaped, and true to the files of the run."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cifar_resnet.analysis.metrics import evaluate
+from cifar_resnet.results.report import write_report
+
+CLASSES = ("<script>alert(1)</script>", 'cats & "dogs"', "[ship]")
+CONFIG = """\
+seed: 0 # <b>bold</b>
+model: {_target_: cifar_resnet.models.CustomResNet, width: 8}
+data: {source: {_target_: cifar_resnet.data.sources.folder, root: 'a<b>&c'}}
+"""
+SUMMARY = {
+    "train_accuracy": 0.9876,
+    "epochs": 3,
+    "train_seconds": 3725.0,
+    "images_per_second": 1234.4,
+    "lr_min": 0.0123,
+    "lr_max": 0.456,
+    "parameters": 6573130,
+    "device": "CPU <& co>",
+    "versions": {"torch": "2.15.0"},
+}
+PICTURES = ("curves", "confusion_matrix", "reliability", "gallery", "lr_find")
+
+
+def make_run(folder: Path, predicted: tuple[int, ...] = (0, 1, 1, 0), labels: tuple[int, ...] = (0, 1, 0, 1)) -> Path:
+    """Write what a run leaves; each picture has a colour of its own."""
+    probabilities = torch.eye(3)[list(predicted)]
+    evaluation = evaluate(probabilities, torch.tensor(labels), CLASSES)
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation)))
+    (folder / "lr_find.json").write_text(json.dumps({"seconds": 12.34}))
+    for number, name in enumerate(PICTURES):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"{name}.png")
+    return folder
+
+
+class Page(HTMLParser):
+    """A page's elements with their attributes, and its text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.data: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.data.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.data).split())
+
+
+def test_page_asks_nothing_of_the_network_and_has_no_script(tmp_path: Path) -> None:
+    html = write_report(make_run(tmp_path)).read_text()
+    page = Page(html)
+    for _, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data", "action"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert {"script", "iframe", "object", "form"}.isdisjoint(tag for tag, _ in page.elements)
+    assert not re.search(r"https?://|url\(|@import", html)
+    policy = next(attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes)
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_page_shows_every_picture_of_the_run(tmp_path: Path) -> None:
+    page = Page(write_report(make_run(tmp_path)).read_text())
+    sources = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+    colours = {
+        Image.open(io.BytesIO(base64.b64decode(str(source).partition(",")[2]))).getpixel((0, 0)) for source in sources
+    }
+    assert colours == {(number, 0, 0) for number in range(len(PICTURES))}
+    assert all(attributes["alt"] for tag, attributes in page.elements if tag == "img")
+
+
+def test_text_is_shown_as_it_is(tmp_path: Path) -> None:
+    text = Page(write_report(make_run(tmp_path)).read_text()).text
+    for raw in (*CLASSES, "CPU <& co>", "seed: 0 # <b>bold</b>", "'a<b>&c'"):
+        assert raw in text
+
+
+def test_page_gives_the_figures_of_the_run(tmp_path: Path) -> None:
+    text = Page(write_report(make_run(tmp_path)).read_text()).text
+    for figure in (
+        "50.00% of 4 test images",
+        "Wilson interval 15.00% to 85.00%",
+        "98.76%",
+        "0.0123 to 0.456",
+        "6,573,130",
+        "1 h 2 min",
+        "1,234 images/s",
+        "12.3 s",
+        "2.15.0",
+        f"{CLASSES[0]} → {CLASSES[1]}: 1",
+    ):
+        assert figure in text
+
+
+def test_a_run_without_errors_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path, predicted=(0, 1, 1, 0), labels=(0, 1, 1, 0))
+    (run / "gallery.png").unlink()
+    assert "no errors to show: all 4 test images" in Page(write_report(run).read_text()).text
+
+
+def test_a_run_without_a_search_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run / "lr_find.json").unlink()
+    (run / "lr_find.png").unlink()
+    assert "0.0123 and 0.456, were given" in Page(write_report(run).read_text()).text
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(8.26, "8.3 s"), (59.99, "1 min 0 s"), (250, "4 min 10 s")])
+def test_times_are_said_as_one_says_them(tmp_path: Path, seconds: float, said: str) -> None:
+    run = make_run(tmp_path)
+    (run / "summary.json").write_text(json.dumps(SUMMARY | {"train_seconds": seconds}))
+    assert said in Page(write_report(run).read_text()).text
