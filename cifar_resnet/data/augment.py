@@ -27,21 +27,18 @@ def pad(images: np.ndarray, mode: str, fill: np.ndarray) -> np.ndarray:
     margin = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
     if mode == "reflect":
         return np.pad(images, margin, mode="reflect")
-    padded = np.broadcast_to(
-        fill, (len(images), images.shape[1] + 2 * PADDING, images.shape[2] + 2 * PADDING, 3)
-    ).copy()
-    padded[:, PADDING:-PADDING, PADDING:-PADDING] = images
+    padded = np.pad(images, margin)
+    border = np.pad(np.zeros(images.shape[1:3], bool), PADDING, constant_values=True)
+    padded[:, border] = fill
     return padded
 
 
-class Crop(A.ImageOnlyTransform):
-    """Take a square at a uniformly drawn place.
-
-    Albumentations' own RandomCrop does the same in twice the time.
+class RandomSquare(A.ImageOnlyTransform):
+    """Chooses a square, wholly inside the image, at a uniformly drawn place.
 
     Args:
         size: side of the square in pixels.
-        p: probability of applying it.
+        p: probability of applying the transform.
     """
 
     def __init__(self, size: int, p: float = 1.0):
@@ -50,45 +47,36 @@ class Crop(A.ImageOnlyTransform):
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, slice]:
         """Draw where the square is."""
-        return _random_square(self.size, params["shape"], self.py_random)
+        height, width = params["shape"][:2]
+        top = int(self.py_random.random() * (height - self.size + 1))
+        left = int(self.py_random.random() * (width - self.size + 1))
+        return {"rows": slice(top, top + self.size), "columns": slice(left, left + self.size)}
+
+
+class Crop(RandomSquare):
+    """Take the square. Albumentations' own RandomCrop does the same in twice the time."""
 
     def apply(self, img: np.ndarray, rows: slice, columns: slice, **params: Any) -> np.ndarray:
         """Return the pixels of the square."""
         return img[rows, columns]
 
 
-class Cutout(A.ImageOnlyTransform):
-    """Fill one square, wholly inside the image, at a uniformly drawn place (DeVries & Taylor 2017, arXiv 1708.04552).
+class Cutout(RandomSquare):
+    """Fill the square (DeVries & Taylor 2017, arXiv 1708.04552) with one pixel, uint8 ``[3]``.
 
     Unlike the paper's, the square never leaves the image, so it always covers ``size`` × ``size`` pixels.
     Albumentations' own CoarseDropout does the same in ten times the time.
-
-    Args:
-        size: side of the square in pixels.
-        fill: the pixel to fill it with, uint8 ``[3]``.
-        p: probability of applying it.
     """
 
     def __init__(self, size: int, fill: np.ndarray, p: float = 1.0):
-        super().__init__(p=p)
-        self.size = size
+        super().__init__(size, p)
         self.fill = fill
 
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, slice]:
-        """Draw where the square is."""
-        return _random_square(self.size, params["shape"], self.py_random)
-
     def apply(self, img: np.ndarray, rows: slice, columns: slice, **params: Any) -> np.ndarray:
-        """Return the image with the square filled."""
+        """Return a copy of the image with the square filled."""
         img = img.copy()
         img[rows, columns] = self.fill
         return img
-
-
-def _random_square(size: int, shape: tuple[int, ...], generator: random.Random) -> dict[str, slice]:
-    top = int(generator.random() * (shape[0] - size + 1))
-    left = int(generator.random() * (shape[1] - size + 1))
-    return {"rows": slice(top, top + size), "columns": slice(left, left + size)}
 
 
 class Augmentation:

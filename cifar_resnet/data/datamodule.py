@@ -1,19 +1,22 @@
 """From image sets to loaders: splits, the statistics of normalization, padding, workers."""
 
 import multiprocessing
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 import torch
 from lightning.fabric.utilities import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_resnet.data.augment import PADDING, Augmentation, pad
-from cifar_resnet.data.batches import Batch, EvaluationBatches, TrainingBatches, TrainingLoader
-from cifar_resnet.data.sources import IMAGE_SIZE, ImageSet
+from cifar_resnet.data.batches import TrainingBatches, TrainingLoader
+from cifar_resnet.data.images import IMAGE_SIZE
+from cifar_resnet.data.sources import ImageSet, Source
 from cifar_resnet.errors import InputError
+
+EVALUATION_BATCH_SIZE = 1000
 
 MOST_WORKERS = 8
 """Workers of a device unless told otherwise; each augments some 50,000 images a second."""
@@ -26,16 +29,15 @@ def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
         images: uint8 ``[N, H, W, 3]``. The figures are exact: they come from the 256-bin histogram of each channel.
     """
     levels = np.arange(256) / 255
-    means, deviations = [], []
-    for channel in range(images.shape[-1]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
-        mean = float(share @ levels)
-        means.append(mean)
-        # One constant image has no deviation; a floor of one grey level keeps the division finite.
-        deviations.append(max(float(np.sqrt(share @ (levels - mean) ** 2)), 1 / 255))
-    return means, deviations
+    channels = np.moveaxis(images, -1, 0)
+    shares = [np.bincount(channel.ravel(), minlength=256) / channel.size for channel in channels]
+    means = [float(share @ levels) for share in shares]
+    deviations = [float(np.sqrt(share @ (levels - mean) ** 2)) for share, mean in zip(shares, means, strict=True)]
+    # One constant image has no deviation; a floor of one grey level keeps the division finite.
+    return means, [max(deviation, 1 / 255) for deviation in deviations]
 
 
+@dataclass(eq=False)
 class ImageDataModule(LightningDataModule):
     """Batches of uint8 images for training, validation and test.
 
@@ -43,8 +45,7 @@ class ImageDataModule(LightningDataModule):
     images, so that there is a test curve; nothing is chosen by it. Every device evaluates all images.
 
     Args:
-        train: the training images.
-        test: the test images.
+        source: offers the training and the test images, of which none are read before `setup` asks for them.
         batch_size: images in an optimizer step over all devices together, if gradients are not accumulated.
         num_workers: processes that augment; None takes none on a CPU, where the network is what one waits for, and one
             for each spare core, eight at most, beside an accelerator.
@@ -55,57 +56,86 @@ class ImageDataModule(LightningDataModule):
         train_size: train on this many of the remaining images only, class proportions kept; None for all.
         test_statistics: normalize validation and test images with the statistics of ``train`` or of ``test``.
         seed: of the splits, the order and the augmentation.
+        accumulate_grad_batches: batches in an optimizer step; an epoch leaves out those that would make a weaker one.
 
     Attributes:
-        mean, std: of the training images that are trained on, ``[3]`` in 0 to 1.
-        test_mean, test_std: used for evaluation.
-
-    Raises:
-        InputError: a split asks for more images than there are.
+        train, val, test: the images; None for those that `setup` has not read, and ``val`` where there is no split.
+        mean, std: of the training images that are trained on, ``[3]`` in 0 to 1, after ``setup("fit")``.
+        test_mean, test_std: used for evaluation, likewise.
     """
 
-    def __init__(
-        self,
-        train: ImageSet,
-        test: ImageSet,
-        *,
-        batch_size: int = 512,
-        num_workers: int | None = None,
-        padding: str = "reflect",
-        flip: bool = True,
-        cutout: int = 8,
-        val_size: int = 0,
-        train_size: int | None = None,
-        test_statistics: str = "train",
-        seed: int = 0,
-    ):
+    source: Source
+    _: KW_ONLY
+    batch_size: int = 512
+    num_workers: int | None = None
+    padding: str = "reflect"
+    flip: bool = True
+    cutout: int = 8
+    val_size: int = 0
+    train_size: int | None = None
+    test_statistics: str = "train"
+    seed: int = 0
+    accumulate_grad_batches: int = 1
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.train, self.val = _split(train, val_size, train_size, seed)
-        self.test = test
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.padding = padding
-        self.flip = flip
-        self.cutout = cutout
-        self.seed = seed
-        self.mean, self.std = channel_statistics(self.train.images)
-        self.test_mean, self.test_std = self.mean, self.std
-        if test_statistics == "test":
-            self.test_mean, self.test_std = channel_statistics(test.images)
-        self._padded: Tensor | None = None
+        self.train: ImageSet | None = None
+        self.val: ImageSet | None = None
+        self.test: ImageSet | None = None
+        self._padded: tuple[Tensor, Tensor] | None = None
+        self._loader: TrainingLoader | None = None
+
+    def prepare_data(self) -> None:
+        """Have the source fetch what is not on this machine yet, unless its images were read before."""
+        if self.train is None and self.test is None:
+            self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what was not read before.
+
+        Args:
+            stage: ``test`` reads the test images alone; ``fit`` the training images and those that are watched or give
+                the statistics; None reads all.
+
+        Raises:
+            InputError: images cannot be used, or a split asks for more of them than there are.
+        """
+        first_fit = stage != "test" and self.train is None
+        if first_fit:
+            self.train, self.val = _split(self.source.train(), self.val_size, self.train_size, self.seed)
+        if self.test is None and (stage in (None, "test") or "test" in (self.validation_name, self.test_statistics)):
+            self.test = self.source.test()
+        if first_fit:
+            self.mean, self.std = channel_statistics(_read(self.train).images)
+            self.test_mean, self.test_std = self.mean, self.std
+            if self.test_statistics == "test":
+                self.test_mean, self.test_std = channel_statistics(_read(self.test).images)
+
+    def teardown(self, stage: str) -> None:
+        """Let the workers go."""
+        if self._loader is not None:
+            self._loader.stop()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Let the workers go, for after a failure Lightning calls this and not `teardown`."""
+        self.teardown("fit")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names, by label."""
-        return self.train.classes
+        return _read(self.test if self.train is None else self.train).classes
 
     @property
-    def watched(self) -> str:
+    def validation_name(self) -> str:
         """What the validation loop evaluates: ``val`` where there is a validation split, else ``test``."""
-        return "val" if self.val is not None else "test"
+        return "val" if self.val_size else "test"
 
     def train_dataloader(self) -> TrainingLoader:
-        """Return the shuffled, augmented training batches."""
+        """Return the shuffled, augmented training batches.
+
+        Raises:
+            InputError: the devices cannot share a batch evenly, or an epoch has too few batches for one step.
+        """
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size % world_size:
             raise InputError(
@@ -113,38 +143,52 @@ class ImageDataModule(LightningDataModule):
             )
         fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
         workers = self._workers()
+        padded, labels = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")
+        augmentation = Augmentation(IMAGE_SIZE, self.flip, self.cutout, fill)
+        accumulated = self.accumulate_grad_batches
         batches = TrainingBatches(
-            self._padded_images(fill, workers),
-            self.train.labels,
-            Augmentation(IMAGE_SIZE, self.flip, self.cutout, fill),
-            self.batch_size,
-            self.seed,
-            rank,
-            world_size,
+            padded, labels, augmentation, self.batch_size, self.seed, rank, world_size, accumulated
         )
-        return TrainingLoader(batches, workers, pin_memory=self._on_gpu())
+        if not len(batches):
+            raise InputError(
+                f"trainer.accumulate_grad_batches={accumulated}: with data.batch_size={self.batch_size} an epoch has "
+                f"only {len(labels) // batches.batch_size} batches: lower one of the two"
+            )
+        self._loader = TrainingLoader(batches, workers, pin_memory=self._on_gpu())
+        return self._loader
 
-    def _padded_images(self, fill: np.ndarray, workers: int) -> Tensor:
-        """Return the padded training images, which exist once in memory, however many processes read them."""
-        if self._padded is None:
-            self._padded = torch.from_numpy(pad(self.train.images, self.padding, fill))
-            if workers and multiprocessing.get_start_method() != "fork":  # forked ones read the parent's memory
-                self._padded.share_memory_()
-            inside = self._padded[:, PADDING:-PADDING, PADDING:-PADDING]
-            self.train = replace(self.train, images=inside.numpy())
+    def _pad(self, fill: np.ndarray, shared: bool) -> tuple[Tensor, Tensor]:
+        """Return the padded training images and their labels, which are in memory once, however many processes read.
+
+        They are moved to shared memory before ``train`` becomes a view of them, for a view would stay behind; forked
+        processes do not need it.
+        """
+        train = _read(self.train)
+        if self._padded is None or (shared and not self._padded[0].is_shared()):
+            padded = torch.from_numpy(pad(train.images, self.padding, fill))
+            labels = torch.from_numpy(train.labels.copy())
+            if shared:
+                padded.share_memory_()
+                labels.share_memory_()
+            inside = padded[:, PADDING:-PADDING, PADDING:-PADDING]
+            self.train = replace(train, images=inside.numpy(), labels=labels.numpy())
+            self._padded = padded, labels
         return self._padded
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the images that are watched during training: the validation split, else the test images."""
         return self._evaluation_loader(self.test if self.val is None else self.val)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the test images, in order."""
         return self._evaluation_loader(self.test)
 
-    def _evaluation_loader(self, images: ImageSet) -> DataLoader[Batch]:
-        # Slices of an array in memory: a worker would only add a copy.
-        return DataLoader(EvaluationBatches(images), batch_size=None, pin_memory=self._on_gpu())
+    def _evaluation_loader(self, images: ImageSet | None) -> DataLoader[tuple[Tensor, ...]]:
+        images = _read(images)
+        arrays = TensorDataset(torch.from_numpy(images.images), torch.from_numpy(images.labels))
+        slices = [slice(at, at + EVALUATION_BATCH_SIZE) for at in range(0, len(images), EVALUATION_BATCH_SIZE)]
+        # Slices of what is in memory: a worker would only add a copy.
+        return DataLoader(arrays, batch_size=None, sampler=slices, pin_memory=self._on_gpu())
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
@@ -157,31 +201,39 @@ class ImageDataModule(LightningDataModule):
         return min(MOST_WORKERS, suggested_max_num_workers(self.trainer.num_devices))
 
 
+def _read(images: ImageSet | None) -> ImageSet:
+    assert images is not None, "call setup() first"
+    return images
+
+
 def _split(images: ImageSet, val_size: int, train_size: int | None, seed: int) -> tuple[ImageSet, ImageSet | None]:
-    wanted = val_size + (train_size or 1)
-    if wanted > len(images):
+    if val_size + (train_size or 1) > len(images):
         raise InputError(
             f"data.val_size={val_size} and data.train_size={train_size} together ask for more than the "
             f"{len(images):,} training images that there are"
         )
-    rows = np.arange(len(images))
     val = None
     if val_size:
-        rows, val_rows = _stratified(rows, images.labels, val_size, seed)
-        val = images.subset(val_rows)
-    if train_size is not None and train_size < len(rows):
-        _, rows = _stratified(rows, images.labels, train_size, seed)
-    return (images if len(rows) == len(images) else images.subset(rows)), val
+        images, val = _stratified(images, val_size, seed)
+    if train_size is not None and train_size < len(images):
+        _, images = _stratified(images, train_size, seed)
+    return images, val
 
 
-def _stratified(rows: np.ndarray, labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split ``size`` of ``rows`` off, class proportions kept; both parts stay in order."""
+def _stratified(images: ImageSet, size: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Split ``size`` images off, class proportions kept; both parts stay in order."""
     from sklearn.model_selection import train_test_split  # noqa: PLC0415  (a second of imports that most runs do not need)
 
-    classes = len(np.unique(labels[rows]))
-    if min(size, len(rows) - size) < classes:
+    present, counts = np.unique(images.labels, return_counts=True)
+    if counts.min() == 1:
+        name = images.classes[present[counts.argmin()]]
         raise InputError(
-            f"data.val_size and data.train_size must leave at least one image of each of the {classes} classes"
+            f"data.val_size and data.train_size cannot split the class {name!r}, of which one image is left: "
+            "give it more images, or leave both sizes out"
         )
-    rest, taken = train_test_split(rows, test_size=size, stratify=labels[rows], random_state=seed)
-    return np.sort(rest), np.sort(taken)
+    if min(size, len(images) - size) < len(present):
+        raise InputError(
+            f"data.val_size and data.train_size must leave at least one image of each of the {len(present)} classes"
+        )
+    rest, taken = train_test_split(np.arange(len(images)), test_size=size, stratify=images.labels, random_state=seed)
+    return images.subset(np.sort(rest)), images.subset(np.sort(taken))

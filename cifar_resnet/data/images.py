@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cifar_resnet.data.sources import IMAGE_SIZE
 from cifar_resnet.errors import InputError
+
+IMAGE_SIZE = 32
+"""Height and width in pixels of every image that is trained on, evaluated or predicted."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class Picture:
     Attributes:
         file: the file.
         pixels: uint8 ``[32, 32, 3]``, RGB.
+        size: width and height of the picture as it is seen, upright, before it was scaled.
         note: what was done to the picture to get there; empty for a 32×32 picture that was taken as it is.
     """
 
     file: Path
     pixels: np.ndarray
+    size: tuple[int, int]
     note: str
 
 
@@ -69,7 +73,12 @@ def _read_or_error(file: Path) -> Picture | InputError:
 def read(file: Path) -> Picture:
     """Return a picture as it is meant to be seen: upright, on white where transparent, its first frame if it moves.
 
-    The shorter side is scaled to 32 pixels; of the longer side the middle is kept.
+    Whatever it holds becomes RGB of 8 bits: grey of 16 bits keeps its upper 8, and grey levels of unknown range (32
+    bits, floats) are stretched to 0 to 255. The shorter side is scaled to 32 pixels; of the longer side the middle is
+    kept. Training images and images to predict are read by this function alone, so both see the same pixels.
+
+    Args:
+        file: of any format that Pillow knows, whatever its suffix.
 
     Raises:
         InputError: the file cannot be read as an image.
@@ -87,17 +96,18 @@ def read(file: Path) -> Picture:
             rgb = _to_rgb(image)
     except Exception as error:  # Pillow's readers raise whatever the bytes of a broken file provoke
         raise InputError(f"{printable(file)} cannot be read as an image ({_reason(error)})") from error
-    width, height = rgb.size
-    if (width, height) != (IMAGE_SIZE, IMAGE_SIZE):
+    width, height = size = rgb.size
+    if size != (IMAGE_SIZE, IMAGE_SIZE):
         notes.append(f"scaled from {width}×{height}" + (", centre-cropped" if width != height else ""))
         rgb = ImageOps.fit(rgb, (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
-    return Picture(file, np.asarray(rgb), ", ".join(notes))
+    return Picture(file, np.asarray(rgb), size, ", ".join(notes))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Do what ``convert`` does not: it clips grey levels above 255 and drops transparency."""
     if image.mode.startswith("I;16"):
-        return _from_grey(np.asarray(image) / 257)
+        deep = np.asarray(image)
+        return _from_grey(np.where(deep == image.info.get("transparency"), 255, deep / 257))
     if image.mode in {"I", "F"}:  # their range is not known
         levels = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
         levels -= levels.min()

@@ -1,30 +1,18 @@
-"""Where images come from: each source reads its whole train and test set once, decoded, into memory."""
+"""Where images come from: each source reads its training and its test images, decoded, into memory, when asked."""
 
-import os
-import shutil
-import socket
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from cifar_resnet.data.images import IMAGE_SIZE, printable, read
 from cifar_resnet.errors import InputError
 
-IMAGE_SIZE = 32
-"""Height and width in pixels of every image, whatever its source."""
-
-SUFFIXES = {".jpg", ".jpeg", ".png"}
-
-PATIENCE = 30
-"""Seconds to wait for a silent network."""
-
-ELSEWHERE = "or run without it: experiment=quickstart (needs no download), data=folder data.root=DIR (your own images)"
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""How the names of the files end, in capitals or not, that `Folder` takes for images."""
 
 
 @dataclass(frozen=True)
@@ -49,111 +37,127 @@ class ImageSet:
         return ImageSet(self.images[indices], self.labels[indices], self.classes)
 
 
-def cifar10(root: str) -> tuple[ImageSet, ImageSet]:
-    """Return CIFAR-10's 50,000 training and 10,000 test images (Krizhevsky 2009, the official python archive).
+class Source(ABC):
+    """A data set, of which nothing is read before it is asked for: who only evaluates needs no training images."""
 
-    They are looked for in ``root``, unpacked or as the archive, and downloaded there, checksum verified, when they
-    are not.
+    def prepare(self) -> None:
+        """Fetch what is not on this machine yet, or raise `InputError`; processes may call it at the same time."""
+        return
 
-    Raises:
-        InputError: the archive is corrupt, or absent and cannot be downloaded; nothing is left behind then.
+    @abstractmethod
+    def train(self) -> ImageSet:
+        """Read the training images; `InputError` where they are missing or cannot be used."""
+
+    @abstractmethod
+    def test(self) -> ImageSet:
+        """Read the test images, of the same classes; `InputError` where they are missing or cannot be used."""
+
+
+class InMemory(Source):
+    """Images that the caller has already: ``InMemory(train, test)``."""
+
+    def __init__(self, train: ImageSet, test: ImageSet):
+        self._sets = train, test
+
+    def train(self) -> ImageSet:
+        """Return the training images."""
+        return self._sets[0]
+
+    def test(self) -> ImageSet:
+        """Return the test images."""
+        return self._sets[1]
+
+
+class Digits(Source):
+    """scikit-learn's 1,797 handwritten digits, enlarged from 8×8 to 32×32 RGB: 1,437 to train, 360 to test.
+
+    The set comes with scikit-learn, so it needs no download. The split is stratified and always the same.
     """
-    from torchvision.datasets import CIFAR10  # noqa: PLC0415  (a second of imports that the other sources do not need)
 
-    if os.path.isfile(root):
-        raise InputError(f"data.root={root} is a file: name the folder that holds {CIFAR10.filename}, or will hold it")
-    try:
-        return _read_cifar10(root)
-    except (RuntimeError, OSError):  # absent, corrupt or unreadable
-        _fetch_cifar10(Path(root))
-        return _read_cifar10(root)
+    def train(self) -> ImageSet:
+        """Return the 1,437 training images."""
+        return _digits(part=0)
 
-
-def _read_cifar10(root: str) -> tuple[ImageSet, ImageSet]:
-    from torchvision.datasets import CIFAR10  # noqa: PLC0415
-
-    train, test = (
-        # torchvision's array is a transposed view: copied once here, it need not be gathered anew for every batch
-        ImageSet(np.ascontiguousarray(part.data), np.asarray(part.targets, np.int64), tuple(part.classes))
-        for part in (CIFAR10(root, train=True), CIFAR10(root, train=False))
-    )
-    return train, test
+    def test(self) -> ImageSet:
+        """Return the 360 test images."""
+        return _digits(part=1)
 
 
-def _fetch_cifar10(folder: Path) -> None:
-    """Unpack the archive into ``folder``, downloading it first where need be; all or nothing."""
-    from torchvision.datasets import CIFAR10  # noqa: PLC0415
-    from torchvision.datasets.utils import check_integrity, download_url, extract_archive  # noqa: PLC0415
+def _digits(part: int) -> ImageSet:
+    from sklearn.datasets import load_digits  # noqa: PLC0415  (a second of imports that the other sources do not need)
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415
 
-    archive = folder / CIFAR10.filename
-    try:
-        if archive.exists() and not check_integrity(str(archive), CIFAR10.tgz_md5):
-            raise InputError(f"{archive} is corrupt (wrong checksum): delete it and run again to download it anew")
-        with _staging(folder) as staging, _bounded_wait():
-            if not archive.exists():
-                download_url(CIFAR10.url, staging, CIFAR10.filename, CIFAR10.tgz_md5)
-                (staging / CIFAR10.filename).replace(archive)
-            extract_archive(str(archive), str(staging))
-            shutil.rmtree(folder / CIFAR10.base_folder, ignore_errors=True)
-            (staging / CIFAR10.base_folder).replace(folder / CIFAR10.base_folder)
-    except (OSError, RuntimeError, HTTPException) as error:
-        reason = getattr(error, "reason", error)  # what a URLError wraps
-        raise InputError(
-            f"CIFAR-10 is not in {folder}/, or not intact, and could not be downloaded ({reason}): "
-            f"put {CIFAR10.filename} there by hand, {ELSEWHERE}"
-        ) from error
+    bunch = load_digits()
+    labels = bunch.target.astype(np.int64)
+    rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)[part]
+    grey = np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    large = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in grey]
+    images = np.repeat(np.stack(large)[..., None], 3, axis=-1)
+    return ImageSet(images, labels[rows], tuple(str(name) for name in bunch.target_names))
 
 
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """Offer an empty folder inside ``folder``; after a failure remove it and the parents that were made for it."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with TemporaryDirectory(dir=folder) as staging:
-            yield Path(staging)
-    finally:
-        for path in made:
-            if not any(path.iterdir()):
-                path.rmdir()
+class Folder(Source):
+    """The images of ``root/train/CLASS/*`` and ``root/test/CLASS/*``; the folder names are the classes.
 
-
-@contextmanager
-def _bounded_wait() -> Iterator[None]:
-    """Give up on a silent network, for which torchvision would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def folder(root: str, resize: bool = False) -> tuple[ImageSet, ImageSet]:
-    """Return the images of ``root/train/CLASS/*`` and ``root/test/CLASS/*``; the folder names are the classes.
-
-    JPEG and PNG files are read, in the order of their names. Grey and palette images become RGB.
+    Files that end in one of `SUFFIXES` are read, in the order of their names, as `cifar_resnet.data.images.read` does.
 
     Args:
-        root: the folder that holds ``train`` and ``test``.
+        root: the folder that holds ``train`` and ``test``; of these only what is asked for need be there.
         resize: scale images of other sizes to 32×32, centre-cropping the longer side, instead of refusing them.
 
     Raises:
-        InputError: a folder is missing or empty, the classes of train and test differ, or an image cannot be used.
+        InputError: on reading, if a folder is missing or empty, the classes of ``train`` and ``test`` differ where both
+            are there, or an image cannot be used.
     """
-    train, test = Path(root) / "train", Path(root) / "test"
-    try:
-        classes, test_classes = _classes(train), _classes(test)
-        if classes != test_classes:
-            odd = ", ".join(sorted(set(classes) ^ set(test_classes)))
-            raise InputError(f"{root}: train/ and test/ need the same class folders; only in one of them: {odd}")
-        if len(classes) < 2:
-            raise InputError(f"{train} has only the class {classes[0]!r}: a classifier needs two or more")
-        files = [_files(split, classes) for split in (train, test)]  # both, before the slow part begins
-    except OSError as error:
-        raise InputError(f"data.root={root} cannot be read ({error}): check its permissions") from error
-    train_images, test_images = (_decode(split, classes, resize) for split in files)
-    return train_images, test_images
+
+    def __init__(self, root: str, resize: bool = False):
+        self.root = Path(root)
+        self.resize = resize
+
+    def train(self) -> ImageSet:
+        """Read the images below ``train``."""
+        return self._read("train")
+
+    def test(self) -> ImageSet:
+        """Read the images below ``test``."""
+        return self._read("test")
+
+    def _read(self, split: str) -> ImageSet:
+        # Both are listed, where both are there, before the slow part begins.
+        splits = [path for path in (self.root / "train", self.root / "test") if path.name == split or path.is_dir()]
+        try:
+            found = [_classes(path) for path in splits]
+            odd = set(found[0]) ^ set(found[-1])
+            if odd:
+                raise InputError(
+                    f"{self.root}: train/ and test/ need the same class folders; only in one of them: "
+                    f"{', '.join(sorted(odd))}"
+                )
+            classes = found[0]
+            if len(classes) < 2:
+                raise InputError(f"{splits[0]} has only the class {classes[0]!r}: a classifier needs two or more")
+            files = {path.name: _files(path, classes) for path in splits}[split]
+        except OSError as error:
+            raise InputError(f"data.root={self.root} cannot be read ({error}): check its permissions") from error
+        images = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
+            for index, image in enumerate(pool.map(self._pixels, [file for file, _ in files])):
+                images[index] = image
+        return ImageSet(images, np.array([label for _, label in files], np.int64), classes)
+
+    def _pixels(self, file: Path) -> np.ndarray:
+        try:
+            picture = read(file)
+        except InputError as error:
+            raise InputError(f"{error}: repair or remove it") from error
+        width, height = picture.size
+        if not self.resize and (width, height) != (IMAGE_SIZE, IMAGE_SIZE):
+            raise InputError(
+                f"{printable(file)} is {width}×{height} pixels, not {IMAGE_SIZE}×{IMAGE_SIZE}: "
+                "scale the images, or set data.resize=true"
+            )
+        return picture.pixels
 
 
 def _classes(split: Path) -> tuple[str, ...]:
@@ -173,60 +177,6 @@ def _files(split: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     for label, name in enumerate(classes):
         found = sorted(path for path in (split / name).iterdir() if path.suffix.lower() in SUFFIXES)
         if not found:
-            raise InputError(f"{split / name} has no JPEG or PNG images; add some, or remove the folder")
+            raise InputError(f"{split / name} has no images ({' '.join(SUFFIXES)}); add some, or remove the folder")
         labelled += [(path, label) for path in found]
     return labelled
-
-
-def _decode(files: list[tuple[Path, int]], classes: tuple[str, ...], resize: bool) -> ImageSet:
-    images = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-        for index, image in enumerate(pool.map(lambda file: read_image(file[0], resize), files)):
-            images[index] = image
-    return ImageSet(images, np.array([label for _, label in files], np.int64), classes)
-
-
-def read_image(file: Path, resize: bool = False) -> np.ndarray:
-    """Return a JPEG or PNG file as uint8 ``[32, 32, 3]``, RGB.
-
-    Args:
-        file: grey and palette images become RGB.
-        resize: scale an image of another size to 32×32, centre-cropping its longer side, instead of refusing it.
-
-    Raises:
-        InputError: the file is broken, of another size, or has transparency, CMYK colours or 16 bits.
-    """
-    try:
-        with Image.open(file, formats=("JPEG", "PNG")) as image:
-            mode = image.mode
-            upright = ImageOps.exif_transpose(image) if resize else image  # photographs may lie on their side
-            rgb = upright.convert("RGB")
-    except Exception as error:  # Pillow raises whatever the bytes of a broken file provoke
-        raise InputError(f"{file} cannot be read as a JPEG or PNG image ({error}): repair or remove it") from error
-    if mode not in {"RGB", "L", "1", "P"}:
-        raise InputError(f"{file} is a {mode} image: convert it to RGB, grey or palette colours of 8 bits")
-    if rgb.size != (IMAGE_SIZE, IMAGE_SIZE):
-        if not resize:
-            width, height = rgb.size
-            raise InputError(f"{file} is {width}×{height} pixels, not 32×32: scale the images, or set data.resize=true")
-        rgb = ImageOps.fit(rgb, (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
-    return np.asarray(rgb)
-
-
-def digits() -> tuple[ImageSet, ImageSet]:
-    """Return scikit-learn's 1,797 handwritten digits, enlarged from 8×8 to 32×32 RGB: 1,437 to train, 360 to test.
-
-    The set comes with scikit-learn, so it needs no download. The split is stratified and always the same.
-    """
-    from sklearn.datasets import load_digits  # noqa: PLC0415  (a second of imports that the other sources do not need)
-    from sklearn.model_selection import train_test_split  # noqa: PLC0415
-
-    bunch = load_digits()
-    grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    size = (IMAGE_SIZE, IMAGE_SIZE)
-    large = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in grey]
-    images = np.repeat(np.stack(large)[..., None], 3, axis=-1)
-    labels = bunch.target.astype(np.int64)
-    every = ImageSet(images, labels, tuple(str(name) for name in bunch.target_names))
-    train, test = train_test_split(np.arange(len(every)), test_size=0.2, stratify=labels, random_state=0)
-    return every.subset(train), every.subset(test)

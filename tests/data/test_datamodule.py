@@ -1,6 +1,7 @@
 """Batches: a function of (seed, epoch, batch, rank) alone; splits and statistics as promised."""
 
 import multiprocessing
+import signal
 import time
 import zlib
 from collections.abc import Iterator
@@ -11,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_data, make_image_set, make_trainer
+from conftest import DATA, make_classifier, make_data, make_image_set, make_trainer, read_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lightning.pytorch import LightningModule
-from torch.utils.data import DataLoader
+from lightning.pytorch.tuner import Tuner
 
 from cifar_resnet.data.batches import Batch, TrainingBatches, TrainingLoader
 from cifar_resnet.data.datamodule import ImageDataModule, channel_statistics
-from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.data.sources import ImageSet, InMemory, Source
 from cifar_resnet.errors import InputError
+from cifar_resnet.lr.search import Probe
 
 
 def numbered(count: int, classes: int = 3) -> ImageSet:
@@ -39,11 +41,11 @@ def numbers(images: np.ndarray | torch.Tensor) -> list[int]:
 
 
 def numbered_data(count: int, **options: Any) -> ImageDataModule:
-    return ImageDataModule(numbered(count), numbered(30), **{"cutout": 0, "num_workers": 0} | options)
+    return read_data(InMemory(numbered(count), numbered(30)), **{"batch_size": 512, "cutout": 0} | options)
 
 
-def epoch_batches(loader: DataLoader[Batch], epoch: int) -> list[Batch]:
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+def epoch_batches(loader: TrainingLoader, epoch: int) -> list[Batch]:
+    loader.sampler.set_epoch(epoch)
     return list(loader)
 
 
@@ -74,7 +76,7 @@ def test_spawned_workers_make_the_same_batches_from_the_same_memory(start_method
     helped = make_data(cutout=0, num_workers=2).train_dataloader()
     for epoch in (0, 1):
         assert fingerprints(epoch_batches(helped, epoch)) == fingerprints(epoch_batches(alone, epoch))
-    helped.dataset.padded.zero_()  # type: ignore[attr-defined]
+    helped.batches.padded.zero_()
     for epoch in (2, 3):  # the workers had made a part of them by then
         epoch_batches(helped, epoch)
     assert all((images == 0).all() for images, _ in epoch_batches(helped, 4))
@@ -95,7 +97,7 @@ def test_draws_of_workers_differ() -> None:
     one_image = ImageSet(
         np.broadcast_to(make_image_set(1).images, (96, 32, 32, 3)).copy(), np.arange(96) % 2, ("even", "odd")
     )
-    loader = ImageDataModule(one_image, one_image, batch_size=24, num_workers=2).train_dataloader()
+    loader = read_data(InMemory(one_image, one_image), batch_size=24, num_workers=2).train_dataloader()
     images = torch.cat([images for epoch in range(3) for images, _ in epoch_batches(loader, epoch)])
     assert len({image.numpy().tobytes() for image in images}) >= 0.99 * len(images) == 0.99 * 3 * 96
 
@@ -122,7 +124,7 @@ def test_order_is_shuffled_anew_in_every_epoch() -> None:
     assert all(sorted(order) == list(range(64)) != list(order) for order in orders)
 
 
-def rank_loader(rank: int, world_size: int, **options: Any) -> DataLoader[Batch]:
+def rank_loader(rank: int, world_size: int, **options: Any) -> TrainingLoader:
     """The training loader of one process of a distributed run, as its Trainer would ask for it."""
     data = numbered_data(67, batch_size=20, **options)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
@@ -144,7 +146,7 @@ def test_ranks_draw_differently() -> None:
     for rank in range(2):
         loader = rank_loader(rank, 2)
         rows = torch.arange(40, dtype=torch.uint8)[:, None, None].expand(40, 40, 3)
-        loader.dataset.padded.copy_(rows)  # type: ignore[attr-defined]  # now all images are the same
+        loader.batches.padded.copy_(rows)  # now all images are the same
         batches.append(epoch_batches(loader, 0)[0][0])
     assert (batches[0] != batches[1]).any()
 
@@ -181,8 +183,8 @@ def recorded(data: ImageDataModule, folder: Path, ckpt_path: Path | None = None,
 
 
 def expected(epochs: range, batches: int = 3) -> list[int]:
-    dataset = make_data().train_dataloader().dataset
-    return fingerprints([dataset[epoch, batch] for epoch in epochs for batch in range(batches)])
+    made = make_data().train_dataloader().batches
+    return fingerprints([made[epoch, batch] for epoch in epochs for batch in range(batches)])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -212,7 +214,7 @@ class Witness(TrainingBatches):
 
 @pytest.mark.parametrize("start_method", ["fork"], indirect=True)
 def test_workers_go_on_with_the_next_epoch_during_evaluation(start_method: str) -> None:
-    batches = make_data().train_dataloader().dataset
+    batches = make_data().train_dataloader().batches
     batches.__class__, batches.made = Witness, torch.zeros(3, 3, dtype=torch.bool).share_memory_()
     loader = TrainingLoader(batches, num_workers=1, pin_memory=False)
     epoch = iter(loader)
@@ -226,14 +228,29 @@ def test_workers_go_on_with_the_next_epoch_during_evaluation(start_method: str) 
     assert fingerprints(epoch_batches(loader, 1)) == expected(range(1, 2))
 
 
+@pytest.mark.parametrize("start_method", ["spawn"], indirect=True)
+def test_images_and_labels_are_moved_to_shared_memory_before_they_are_viewed(start_method: str) -> None:
+    """Also where they had been padded for this process alone, as to count the batches of an epoch."""
+    data = make_data()
+    before = data.train.images.copy()
+    assert not data.train_dataloader().batches.padded.is_shared()
+    data.num_workers = 2
+    batches = data.train_dataloader().batches
+    for tensor, view in ((batches.padded, data.train.images), (batches.labels, data.train.labels)):
+        assert tensor.is_shared()
+        assert np.shares_memory(tensor.numpy(), view)
+    np.testing.assert_array_equal(data.train.images, before)
+    assert data.train_dataloader().batches.padded is batches.padded
+
+
 def test_the_images_are_in_memory_once() -> None:
     """The training images are a view of the padded ones from which the batches are cut."""
     data = make_data(num_workers=2)
     images = data.train.images
-    padded = data.train_dataloader().dataset.padded
+    padded = data.train_dataloader().batches.padded
     np.testing.assert_array_equal(data.train.images, images)
     assert np.shares_memory(data.train.images, padded.numpy())
-    assert data.train_dataloader().dataset.padded is padded
+    assert data.train_dataloader().batches.padded is padded
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.just(3))))
@@ -268,7 +285,7 @@ def test_splits_are_disjoint_stratified_and_repeatable(drawn: st.DataObject) -> 
     images = numbered(count, classes)
 
     data, again = (
-        ImageDataModule(images, images, val_size=val_size, train_size=train_size, seed=seed) for _ in range(2)
+        read_data(InMemory(images, images), val_size=val_size, train_size=train_size, seed=seed) for _ in range(2)
     )
     assert data.val is not None
     assert again.val is not None
@@ -300,16 +317,147 @@ def test_a_train_size_beyond_the_images_that_are_left_takes_them_all() -> None:
         ({"val_size": 2}, "at least one image of each of the 3 classes"),
         ({"val_size": 58}, "at least one image of each of the 3 classes"),
         ({"train_size": 2}, "at least one image of each of the 3 classes"),
+        ({"classes": 31, "val_size": 31}, "'class30', of which one image is left: give it more images"),
+        ({"classes": 31, "train_size": 31}, "'class30', of which one image is left: give it more images"),
     ],
 )
 def test_impossible_splits_are_refused(options: dict[str, int], message: str) -> None:
+    images = numbered(60 + (options.get("classes") == 31), options.pop("classes", 3))
     with pytest.raises(InputError, match=message):
-        numbered_data(60, **options)
+        read_data(InMemory(images, images), **options)
+
+
+class Watched(Source):
+    """Writes down what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def prepare(self) -> None:
+        self.asked.append("prepare")
+
+    def train(self) -> ImageSet:
+        self.asked.append("train")
+        return make_image_set(48)
+
+    def test(self) -> ImageSet:
+        self.asked.append("test")
+        return make_image_set(12, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "asked"),
+    [
+        ("fit", {}, ["train", "test"]),
+        ("fit", {"val_size": 12}, ["train"]),
+        ("fit", {"val_size": 12, "test_statistics": "test"}, ["train", "test"]),
+        ("validate", {}, ["train", "test"]),
+        ("test", {}, ["test"]),
+        ("test", {"val_size": 12, "test_statistics": "test"}, ["test"]),
+        (None, {"val_size": 12}, ["train", "test"]),
+    ],
+)
+def test_a_stage_reads_what_it_needs_and_that_once(
+    stage: str | None, options: dict[str, Any], asked: list[str]
+) -> None:
+    source = Watched()
+    data = ImageDataModule(source, **DATA | options)
+    data.prepare_data()
+    for _ in range(2):
+        data.setup(stage)
+        data.prepare_data()
+    assert source.asked == ["prepare", *asked]
+    assert data.classes == ("class0", "class1", "class2")
+    assert [name for name in ("train", "test") if getattr(data, name) is not None] == asked
+    assert (data.val is not None) == ("train" in asked and "val_size" in options)
+
+
+@pytest.mark.parametrize("statistics", ["train", "test"])
+def test_what_was_read_for_the_test_is_not_read_again_for_training(statistics: str) -> None:
+    source = Watched()
+    data = ImageDataModule(source, **DATA | {"test_statistics": statistics})
+    data.setup("test")
+    data.setup("fit")
+    assert source.asked == ["test", "train"]
+    expected = make_data(test_statistics=statistics)
+    for name in ("mean", "std", "test_mean", "test_std"):
+        assert getattr(data, name) == getattr(expected, name)
+
+
+@given(count=st.integers(1, 60), batch_size=st.integers(1, 30), accumulated=st.integers(1, 8))
+@settings(deadline=None)
+def test_an_epoch_has_whole_optimizer_steps(count: int, batch_size: int, accumulated: int) -> None:
+    data = numbered_data(count, batch_size=batch_size, accumulate_grad_batches=accumulated)
+    whole = count // min(batch_size, count)
+    if whole < accumulated:
+        with pytest.raises(InputError) as refused:
+            data.train_dataloader()
+        assert str(refused.value).startswith(f"trainer.accumulate_grad_batches={accumulated}: ")
+        assert f"data.batch_size={batch_size} an epoch has only {whole} batch" in str(refused.value)
+        return
+    loader = data.train_dataloader()
+    assert len(loader) % accumulated == 0
+    assert 0 <= whole - len(loader) < accumulated
+    assert len(epoch_batches(loader, 1)) == len(loader)
+
+
+class Failing(Recorder):
+    """Fails, or is interrupted, in the second epoch."""
+
+    def __init__(self, error: type[BaseException]):
+        super().__init__()
+        self.error = error
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.current_epoch == 1:
+            raise self.error
+
+
+@pytest.mark.parametrize("limit", [3, 2])
+@pytest.mark.parametrize("start_method", ["fork"], indirect=True)
+def test_no_worker_survives_training(start_method: str, tmp_path: Path, limit: int) -> None:
+    data = make_data(num_workers=2)
+    trainer = make_trainer(tmp_path, limit_val_batches=0, limit_train_batches=limit)
+    trainer.fit(Recorder(), datamodule=data)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(("error", "raised"), [(ZeroDivisionError, ZeroDivisionError), (KeyboardInterrupt, SystemExit)])
+@pytest.mark.parametrize("start_method", ["fork"], indirect=True)
+def test_no_worker_survives_training_that_fails(
+    start_method: str, tmp_path: Path, error: type[BaseException], raised: type[BaseException]
+) -> None:
+    data = make_data(num_workers=2)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(raised):
+        make_trainer(tmp_path, limit_val_batches=0).fit(Failing(error), datamodule=data)
+    signal.signal(signal.SIGINT, handler)  # Lightning ignores it from its first on
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("start_method", ["fork"], indirect=True)
+def test_no_worker_survives_its_loader(start_method: str) -> None:
+    loader = make_data(num_workers=2).train_dataloader()
+    next(iter(loader))
+    assert len(multiprocessing.active_children()) == 2
+    del loader
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("start_method", ["fork"], indirect=True)
+def test_the_tuner_takes_the_loader_and_leaves_no_worker(start_method: str, tmp_path: Path) -> None:
+    data = make_data(num_workers=2)
+    finder = Tuner(make_trainer(tmp_path, max_epochs=-1, max_steps=8, limit_val_batches=0)).lr_find(
+        Probe(make_classifier(data)), datamodule=data, num_training=8, early_stop_threshold=None, update_attr=False
+    )
+    assert finder is not None
+    assert len(finder.results["loss"]) == 8
+    assert multiprocessing.active_children() == []
 
 
 def test_evaluation_is_unchanged_and_in_order() -> None:
     test = make_image_set(2_345)
-    data = ImageDataModule(make_image_set(48), test, num_workers=2)
+    data = read_data(InMemory(make_image_set(48), test), num_workers=2)
     for loader in (data.test_dataloader(), data.val_dataloader()):
         batches = list(loader)
         np.testing.assert_array_equal(torch.cat([images for images, _ in batches]), test.images)
@@ -319,7 +467,7 @@ def test_evaluation_is_unchanged_and_in_order() -> None:
 def test_the_validation_split_is_watched_where_there_is_one() -> None:
     data = numbered_data(60, val_size=12)
     assert data.val is not None
-    assert (data.watched, numbered_data(60).watched) == ("val", "test")
+    assert (data.validation_name, numbered_data(60).validation_name) == ("val", "test")
     ((images, labels),) = data.val_dataloader()
     assert (numbers(images), labels.tolist()) == (numbers(data.val.images), data.val.labels.tolist())
 
@@ -327,5 +475,5 @@ def test_the_validation_split_is_watched_where_there_is_one() -> None:
 def test_a_cpu_is_not_given_workers_unasked(tmp_path: Path) -> None:
     data = make_data(num_workers=None)
     data.trainer = make_trainer(tmp_path)
-    loader = data.train_dataloader()
+    loader = data.train_dataloader().loader
     assert (loader.num_workers, loader.pin_memory) == (0, False)

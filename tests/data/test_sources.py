@@ -2,10 +2,11 @@
 
 import contextlib
 import io
-import socket
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10
 
-from cifar_resnet.data.sources import ImageSet, cifar10, digits, folder, read_image
+from cifar_resnet.data.images import read
+from cifar_resnet.data.sources import Digits, Folder, ImageSet
 from cifar_resnet.errors import InputError
 
 
@@ -38,7 +39,7 @@ def well_formed(images: ImageSet, count: int) -> bool:
 
 
 def test_digits_are_the_real_ones_enlarged_and_split_by_class() -> None:
-    train, test = digits()
+    train, test = Digits().train(), Digits().test()
     assert well_formed(train, 1437)
     assert well_formed(test, 360)
     assert train.classes == test.classes == tuple("0123456789")
@@ -60,7 +61,8 @@ def test_digits_are_the_real_ones_enlarged_and_split_by_class() -> None:
 
 
 def test_digits_are_always_split_alike() -> None:
-    for first, second in zip(digits(), digits(), strict=True):
+    for read_half in (Digits().train, Digits().test):
+        first, second = read_half(), read_half()
         assert np.array_equal(first.images, second.images)
         assert np.array_equal(first.labels, second.labels)
 
@@ -94,16 +96,21 @@ def pets(tmp_path: Path, save: Save) -> Path:
     return tmp_path
 
 
+def folder(root: Path, resize: bool = False) -> tuple[ImageSet, ImageSet]:
+    source = Folder(str(root), resize)
+    return source.train(), source.test()
+
+
 def refused(root: Path, *words: str, resize: bool = False) -> None:
     with pytest.raises(InputError) as error:
-        folder(str(root), resize)
+        folder(root, resize)
     message = str(error.value)
     assert "\n" not in message
     assert [word for word in words if word not in message] == []
 
 
 def test_folder_takes_pixels_and_labels_as_they_are(pets: Path) -> None:
-    train, test = folder(str(pets))
+    train, test = folder(pets)
     assert well_formed(train, 4)
     assert well_formed(test, 2)
     assert train.classes == test.classes == ("cat", "dog")
@@ -119,7 +126,7 @@ def test_folder_sorts_by_class_and_name_whatever_the_suffix(pets: Path, save: Sa
     save("train/cat/z.jpeg", grey + 40)
     (pets / "train" / "cat" / "notes.txt").write_text("not an image")
     (pets / "train" / ".cache").mkdir()
-    train, _ = folder(str(pets))
+    train, _ = folder(pets)
     assert train.labels.tolist() == [0, 0, 0, 0, 1, 1]
     assert [round(float(image.mean())) for image in train.images[[0, 3]]] == [40, 80]
 
@@ -128,7 +135,7 @@ def test_folder_names_may_be_anything(tmp_path: Path, save: Save) -> None:
     for split in ("train", "test"):
         for seed, name in enumerate(("Käfer groß", "日本")):
             save(f"meine Bilder/{split}/{name}/ein Bild.png", noise(seed))
-    train, _ = folder(str(tmp_path / "meine Bilder"))
+    train, _ = folder(tmp_path / "meine Bilder")
     assert train.classes == ("Käfer groß", "日本")
 
 
@@ -138,42 +145,97 @@ def test_grey_and_palette_images_become_rgb(pets: Path, save: Save) -> None:
         (Image.fromarray(levels), Image.fromarray(levels > 127), Image.fromarray(noise(8)).quantize(16))
     ):
         save(f"train/cat/{number}.png", image)
-        read = folder(str(pets))[0].images[number]
-        assert np.array_equal(read, np.asarray(image.convert("RGB")))
+        found = folder(pets)[0].images[number]
+        assert np.array_equal(found, np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize(("height", "width"), [(31, 32), (64, 64), (48, 32), (1, 1)])
 def test_another_size_needs_resize(pets: Path, save: Save, height: int, width: int) -> None:
     save("test/dog/z.png", noise(0, height, width))
     refused(pets, "z.png", f"{width}×{height}", "data.resize=true")
-    assert well_formed(folder(str(pets), resize=True)[1], 3)
+    assert well_formed(folder(pets, resize=True)[1], 3)
 
 
-def test_resize_scales_and_centre_crops(tmp_path: Path, save: Save) -> None:
+def test_resize_scales_and_centre_crops(pets: Path, save: Save) -> None:
     wide = np.zeros((64, 192, 3), np.uint8)
     wide[:, 64:96], wide[:, 96:128] = (200, 0, 0), (0, 0, 200)  # the middle third; the rest is cropped away
-    image = read_image(save("wide.png", wide), resize=True)
+    save("train/cat/0.png", wide)
+    image, small, *_ = Folder(str(pets), resize=True).train().images
     assert np.array_equal(image[:, 2:14], np.broadcast_to([200, 0, 0], (32, 12, 3)))
     assert np.array_equal(image[:, 18:30], np.broadcast_to([0, 0, 200], (32, 12, 3)))
-    small = noise(3)
-    assert np.array_equal(read_image(save("small.png", small), resize=True), small)
+    assert np.array_equal(small, noise(0))
 
 
-def test_resize_turns_a_photograph_upright(save: Save) -> None:
-    lying = np.zeros((64, 64, 3), np.uint8)
-    lying[:, :32] = 255  # the top of the scene, for a camera that lay on its side
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turn by 90° clockwise
-    image = read_image(save("photo.jpg", lying, exif=exif), resize=True)
-    assert image[:12].min() > 240
-    assert image[20:].max() < 15
+UPRIGHT = {
+    1: lambda pixels: pixels,
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels.swapaxes(0, 1), 2),
+    8: np.rot90,
+}
+"""What a viewer does with the pixels of a file, by its EXIF orientation."""
+
+FORMATS = {
+    "BMP": ("1", "L", "RGB", "RGBA"),
+    "JPEG": ("1", "L", "RGB", "CMYK", "YCbCr"),
+    "PNG": ("1", "L", "LA", "P", "P index", "P bytes", "RGB", "RGB index", "RGBA", "I;16", "I;16 index"),
+    "TIFF": ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"),
+    "WEBP": ("L", "LA", "PA", "RGB", "RGBA", "RGBa", "HSV", "LAB"),
+}
+"""The modes that Pillow writes into the formats that `Folder` reads; with ``index`` or ``bytes`` of transparency."""
 
 
-@pytest.mark.parametrize(("mode", "suffix"), [("RGBA", "png"), ("LA", "png"), ("I;16", "png"), ("CMYK", "jpg")])
-def test_other_colours_are_refused(pets: Path, save: Save, mode: str, suffix: str) -> None:
-    image = Image.new(mode, (32, 32))
-    save(f"train/dog/odd.{suffix}", image)
-    refused(pets, f"odd.{suffix}", "convert it to RGB", *([mode] if mode != "I;16" else ["I;16"]))
+def picture(mode: str) -> tuple[Image.Image, dict[str, Any]]:
+    """Return noise in a mode, and how to save it."""
+    mode, _, transparent = mode.partition(" ")
+    rgba = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8))
+    rgb = rgba.convert("RGB")
+    if mode == "LAB":
+        return Image.frombytes("LAB", (32, 32), rgb.tobytes()), {}
+    if mode in {"LA", "RGBa"}:
+        return rgba.convert(mode), {}
+    if mode == "PA":
+        return rgba.convert("RGB").quantize(16).convert("PA"), {}
+    if mode in {"I", "F", "I;16"}:
+        levels = np.arange(32 * 32).reshape(32, 32) * 60
+        kinds = {"I": np.int32, "F": np.float32, "I;16": np.uint16}
+        return Image.fromarray(levels.astype(kinds[mode])), {"transparency": 60} if transparent else {}
+    transparency: Any = {
+        "": None,
+        "index": tuple(np.asarray(rgb)[0, 0].tolist()) if mode == "RGB" else 3,
+        "bytes": bytes(range(0, 256, 16)),
+    }[transparent]
+    image = rgb.quantize(16) if mode == "P" else (rgba if mode == "RGBA" else rgb).convert(mode)
+    return image, {} if transparency is None else {"transparency": transparency}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in FORMATS.items() for mode in modes])
+def test_training_sees_the_pixels_that_prediction_sees(tmp_path: Path, kind: str, mode: str) -> None:
+    """And both see them upright, whatever the orientation in which a camera stored them."""
+    orientations = range(1, 9) if kind != "BMP" else range(1, 2)  # a BMP file has no place for it
+    for name in ("cat", "dog"):
+        folder = tmp_path / "train" / name
+        folder.mkdir(parents=True)
+        for orientation in orientations:
+            image, options = picture(mode)
+            if kind != "BMP":
+                options["exif"] = Image.Exif()
+                options["exif"][0x0112] = orientation
+            if kind == "WEBP":
+                options["lossless"] = True
+            image.save(folder / f"{orientation}.{kind.lower()}", kind, **options)
+    images = Folder(str(tmp_path)).train().images
+    files = sorted(tmp_path.rglob(f"*.{kind.lower()}"))
+    assert len(images) == len(files) == 2 * len(orientations)
+    assert np.array_equal(images, [read(file).pixels for file in files])
+    for orientation, pixels in zip(orientations, images, strict=False):
+        assert np.array_equal(pixels, UPRIGHT[orientation](images[0]))
+    if "index" in mode:
+        transparent = {"P index": None, "RGB index": (0, 0), "I;16 index": (0, 1)}[mode]
+        assert transparent is None or images[0][transparent].tolist() == [255, 255, 255]
 
 
 def test_broken_images_are_named(pets: Path) -> None:
@@ -184,6 +246,9 @@ def test_broken_images_are_named(pets: Path) -> None:
     broken.unlink()
     broken.mkdir()
     refused(pets, str(broken), "repair or remove it")
+    broken.rmdir()
+    os.mkfifo(broken)
+    refused(pets, str(broken), "not a regular file", "repair or remove it")
 
 
 @settings(deadline=None)
@@ -200,16 +265,43 @@ def test_no_damage_gives_anything_but_an_image_or_one_line(
     file = tmp_path_factory.getbasetemp() / "damaged.png"
     file.write_bytes(content)
     with contextlib.suppress(InputError):
-        image = read_image(file, resize=data.draw(st.booleans()))
+        image = read(file).pixels
         assert image.shape == (32, 32, 3)
         assert image.dtype == np.uint8
+
+
+def test_each_half_can_be_read_without_the_other(pets: Path) -> None:
+    (pets / "train").rename(pets / "elsewhere")
+    assert well_formed(Folder(str(pets)).test(), 2)
+    refused(pets, "train: no such folder")
+    (pets / "elsewhere").rename(pets / "train")
+    (pets / "test").rename(pets / "elsewhere")
+    assert well_formed(Folder(str(pets)).train(), 4)
+    refused(pets, "test: no such folder")
+
+
+def test_nothing_is_decoded_before_both_halves_are_listed(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pets / "test" / "cow").mkdir()
+    (pets / "train" / "cat" / "a.png").write_bytes(b"broken")
+    for read_half in (Folder(str(pets)).train, Folder(str(pets)).test):
+        with pytest.raises(InputError, match="same class folders; only in one of them: cow"):
+            read_half()
+
+
+def test_reading_waits_for_no_heavy_import() -> None:
+    code = """
+import sys
+import cifar_resnet.data.images, cifar_resnet.data.sources
+assert not {"torch", "torchvision", "lightning", "albumentations", "sklearn", "scipy"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_is_missing_is_said(pets: Path, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "nowhere/train", "no such folder", "one folder a class")
     refused(pets / "train" / "cat" / "a.png", "a.png", "no such folder")
     (pets / "test" / "dog" / "a.png").unlink()
-    refused(pets, "test/dog", "no JPEG or PNG images", "remove the folder")
+    refused(pets, "test/dog", "no images", "remove the folder")
     (pets / "test" / "dog").rmdir()
     refused(pets, "same class folders", "dog")
     (pets / "test" / "cow").mkdir()
@@ -231,131 +323,3 @@ def test_a_locked_folder_is_said(pets: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Path, "iterdir", locked)  # a mode of 000 does not stop root, who runs tests in a container
     refused(pets, "data.root=", "Permission denied", "check its permissions")
-
-
-# ---- CIFAR-10, from an archive like the official one with six images a batch
-
-
-def unreachable(official: SimpleNamespace) -> None:
-    official.server.shutdown()
-    official.server.server_close()
-
-
-def fails(root: Path, *words: str) -> None:
-    with pytest.raises(InputError) as error:
-        cifar10(str(root))
-    message = str(error.value)
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == []
-
-
-def listing(root: Path) -> set[str]:
-    return {path.name for path in root.iterdir()}
-
-
-def test_cifar10_is_downloaded_once(official: SimpleNamespace, tmp_path: Path) -> None:
-    root = tmp_path / "some" / "data"
-    train, test = cifar10(str(root))
-    assert well_formed(train, 30)
-    assert well_formed(test, 6)
-    assert train.classes == test.classes == tuple(f"thing{number}" for number in range(10))
-    for index, name in enumerate(official.names[:5]):
-        part = slice(6 * index, 6 * index + 6)
-        planes = official.batches[name]["data"].reshape(6, 3, 32, 32)  # the archive holds planes: RRR… GGG… BBB…
-        assert np.array_equal(train.images[part], planes.transpose(0, 2, 3, 1))
-        assert train.labels[part].tolist() == official.batches[name]["labels"]
-    assert listing(root) == {CIFAR10.filename, CIFAR10.base_folder}
-
-    unreachable(official)
-    again, _ = cifar10(str(root))
-    assert np.array_equal(again.images, train.images)
-
-
-def test_cifar10_takes_the_archive_or_the_batches_alone(official: SimpleNamespace, tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    root.mkdir()
-    official.served.rename(root / CIFAR10.filename)
-    assert len(cifar10(str(root))[0]) == 30
-    (root / CIFAR10.filename).unlink()
-    assert len(cifar10(str(root))[0]) == 30
-
-
-def test_a_corrupt_archive_is_named_and_kept(official: SimpleNamespace, tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    root.mkdir()
-    for content in (b"", b"not an archive", official.served.read_bytes()[:-100]):
-        (root / CIFAR10.filename).write_bytes(content)
-        fails(root, CIFAR10.filename, "is corrupt", "delete it")
-        assert listing(root) == {CIFAR10.filename}
-
-
-def test_corrupt_batches_are_mended_from_the_archive(official: SimpleNamespace, tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    expected, _ = cifar10(str(root))
-    unreachable(official)
-    (root / CIFAR10.base_folder / "data_batch_3").write_bytes(b"garbage")
-    assert np.array_equal(cifar10(str(root))[0].images, expected.images)
-
-    (root / CIFAR10.filename).unlink()
-    (root / CIFAR10.base_folder / "batches.meta").write_bytes(b"garbage")
-    fails(root, "not intact", "could not be downloaded")
-    assert listing(root) == {CIFAR10.base_folder}
-
-
-def test_a_corrupt_archive_does_not_matter_beside_good_batches(official: SimpleNamespace, tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    cifar10(str(root))
-    (root / CIFAR10.filename).write_bytes(b"half a download")
-    assert len(cifar10(str(root))[0]) == 30
-
-
-@pytest.mark.parametrize("gone", ["server", "file"])
-def test_no_network_leaves_nothing_behind(official: SimpleNamespace, tmp_path: Path, gone: str) -> None:
-    if gone == "server":
-        unreachable(official)
-    else:
-        official.served.unlink()
-    fails(
-        tmp_path / "some" / "data",
-        "could not be downloaded",
-        f"put {CIFAR10.filename} there",
-        "experiment=quickstart",
-        "data=folder",
-    )
-    assert listing(tmp_path) == {"served"}
-
-
-def test_a_download_of_something_else_leaves_nothing_behind(official: SimpleNamespace, tmp_path: Path) -> None:
-    official.served.write_bytes(b"<html>please log in to this hotel's network</html>")
-    fails(tmp_path / "data", "could not be downloaded")
-    assert listing(tmp_path) == {"served"}
-
-
-def test_a_silent_server_is_not_waited_for_for_ever(
-    official: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = socket.getdefaulttimeout()
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/{CIFAR10.filename}")
-        monkeypatch.setattr("cifar_resnet.data.sources.PATIENCE", 0.2)
-        fails(tmp_path / "data", "timed out")
-    assert socket.getdefaulttimeout() == before
-    assert listing(tmp_path) == {"served"}
-
-
-def test_an_interrupted_download_leaves_nothing_behind(
-    official: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        cifar10(str(tmp_path / "data"))
-    assert listing(tmp_path) == {"served"}
-
-
-def test_a_root_that_cannot_be_a_folder(official: SimpleNamespace, tmp_path: Path) -> None:
-    fails(official.served, "is a file", "name the folder")
-    fails(official.served / "data", "could not be downloaded", "Not a directory")
-    assert official.served.is_file()

@@ -1,0 +1,132 @@
+"""CIFAR-10: downloaded once, verified, read."""
+
+import hashlib
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+
+import numpy as np
+from filelock import FileLock
+from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import check_integrity, download_url, extract_archive
+
+from cifar_resnet.data.sources import ImageSet, Source
+from cifar_resnet.errors import InputError
+
+DOWNLOAD_TIMEOUT = 30
+"""Seconds after which a server that sends nothing is given up."""
+
+
+class Cifar10(Source):
+    """CIFAR-10's 50,000 training and 10,000 test images (Krizhevsky 2009, the official python archive).
+
+    Args:
+        root: the folder in which they are looked for, unpacked or as the archive.
+    """
+
+    def __init__(self, root: str):
+        self.root = Path(root)
+
+    def prepare(self) -> None:
+        """Unpack the archive into ``root``, downloading it first where it is not there; all or nothing.
+
+        Processes that call this at the same time wait for the first, and use what it has fetched.
+
+        Raises:
+            InputError: the archive is corrupt, or absent and cannot be downloaded; nothing is left behind then.
+        """
+        if self.root.is_file():
+            raise InputError(
+                f"data.root={self.root} is a file: name the folder that holds {CIFAR10.filename}, or will hold it"
+            )
+        try:
+            if self._is_intact():  # most often; it needs no lock, so no permission to write
+                return
+            with _one_at_a_time(self.root):
+                if not self._is_intact():
+                    self._fetch()
+        except (OSError, RuntimeError, HTTPException) as error:
+            reason = getattr(error, "reason", error)  # what a URLError wraps
+            raise InputError(
+                f"CIFAR-10 is not in {self.root}/, or not intact, and could not be downloaded ({reason}): "
+                f"put {CIFAR10.filename} there by hand, or run without it: experiment=quickstart (needs no download), "
+                "data=folder data.root=DIR (your own images)"
+            ) from error
+
+    def train(self) -> ImageSet:
+        """Return the 50,000 training images, which have to be in ``root``: see `prepare`."""
+        return self._read(train=True)
+
+    def test(self) -> ImageSet:
+        """Return the 10,000 test images, which have to be in ``root``: see `prepare`."""
+        return self._read(train=False)
+
+    def _read(self, train: bool) -> ImageSet:
+        part = CIFAR10(self.root, train=train)
+        # torchvision's array is a transposed view: copied once here, it need not be gathered anew for every batch
+        return ImageSet(np.ascontiguousarray(part.data), np.asarray(part.targets, np.int64), tuple(part.classes))
+
+    def _is_intact(self) -> bool:
+        try:
+            self.test()
+        except (RuntimeError, OSError):  # absent, corrupt (torchvision verifies all files) or unreadable
+            return False
+        return True
+
+    def _fetch(self) -> None:
+        archive = self.root / CIFAR10.filename
+        if archive.exists() and not check_integrity(archive, CIFAR10.tgz_md5):
+            raise InputError(f"{archive} is corrupt (wrong checksum): delete it and run again to download it anew")
+        with _staging(self.root) as staging, _bounded_wait():
+            if not archive.exists():
+                download_url(CIFAR10.url, staging, CIFAR10.filename, CIFAR10.tgz_md5)
+                (staging / CIFAR10.filename).replace(archive)
+            extract_archive(archive, staging)
+            shutil.rmtree(self.root / CIFAR10.base_folder, ignore_errors=True)
+            (staging / CIFAR10.base_folder).replace(self.root / CIFAR10.base_folder)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process of this machine after the other in.
+
+    The lock lies outside of the folder, which may have to go again while others wait.
+    """
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    lock = Path(gettempdir(), f"cifar10-{name}.lock")
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            with suppress(PermissionError):  # of Windows, where FileLock removes it
+                lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Offer an empty folder inside ``folder``; after a failure remove it and the parents that were made for it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with TemporaryDirectory(dir=folder) as staging:
+            yield Path(staging)
+    finally:
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+
+
+@contextmanager
+def _bounded_wait() -> Iterator[None]:
+    """Give up on a silent network, for which torchvision would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
