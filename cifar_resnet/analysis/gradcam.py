@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytorch_grad_cam as cam
@@ -9,7 +10,7 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.classifier import ImageClassifier
 
 METHODS: dict[str, type] = {
@@ -24,8 +25,55 @@ METHODS: dict[str, type] = {
 }
 """The methods of pytorch-grad-cam that need no further arguments, by the names that `gallery.method` takes."""
 
-MAP_SIZE = 8
-"""Side of the feature map that is explained by default: the stage at which the assignment splits its network."""
+PREFERRED_SIDE = 8
+"""Side, in cells, of the feature map that is explained by default: there the assignment splits its network."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Class-activation maps of some images, or the reason why there are none.
+
+    Attributes:
+        maps: float32 ``[M, N, H, W]``, M maps for each of N images, each stretched to 0 to 1, and all 0 where nothing
+            speaks for the class; None where there are no maps.
+        layer: the name of the layer that they explain, or None.
+        reason: why there are no maps, in one line, or None.
+    """
+
+    maps: np.ndarray | None
+    layer: str | None
+    reason: str | None
+
+
+def explain_images(
+    classifier: ImageClassifier,
+    images: np.ndarray,
+    targets: Sequence[Sequence[int]],
+    layer: str | None = None,
+    method: str = "gradcam",
+) -> Explanation:
+    """Return where classes were seen in images (Grad-CAM: Selvaraju et al. 2017, arXiv 1610.02391, eq. 1-2).
+
+    The maps are computed in float32 on a copy of the network, so that hooks, gradients and modes of the original stay
+    as they are. They can be computed under Lightning's test loop. A network that cannot be explained is no error.
+
+    Args:
+        classifier: what is explained.
+        images: uint8 ``[N, H, W, 3]``.
+        targets: class indices ``[M, N]``: each of the M rows names one class for each image.
+        layer: see `find_layer`.
+        method: a key of `METHODS`.
+    """
+    try:
+        layer = find_layer(classifier, layer)
+        maps = np.stack([_activation_maps(classifier, images, each, layer, method) for each in targets])
+        if maps.shape[1:] != images.shape[:3] or not np.isfinite(maps).all():
+            raise ValueError("what it returns is not one map of numbers an image")
+    except InputError as error:
+        return Explanation(None, None, str(error))
+    except Exception as error:  # a network, and the library with it, may fail in any way
+        return Explanation(None, None, f"{layer or 'the network'}: {method} cannot explain it ({one_line(error)})")
+    return Explanation(maps, layer, None)
 
 
 def find_layer(classifier: ImageClassifier, name: str | None = None) -> str:
@@ -33,65 +81,46 @@ def find_layer(classifier: ImageClassifier, name: str | None = None) -> str:
 
     Args:
         classifier: its network's layers are looked through.
-        name: a layer as ``network.named_modules()`` calls it; None takes the last stage whose map is 8×8, or, where
-            there is none, the last one that has a map at all.
+        name: a layer as ``network.named_modules()`` calls it; None takes the last stage (a direct child of the
+            network) whose feature map is 8×8, or, where there is none, the last stage that has a feature map at all.
 
     Raises:
-        InputError: there is no such layer.
+        InputError: there is no such layer, or no stage with a feature map.
     """
-    network = classifier.network
     if name is not None:
-        if name not in dict(network.named_modules()):
-            stages = ", ".join(stage for stage, _ in network.named_children())
-            raise InputError(f"gallery.layer={name}: the network has no such layer; its stages are {stages}")
+        if name not in dict(classifier.network.named_modules()):
+            stages = ", ".join(stage for stage, _ in classifier.network.named_children())
+            raise InputError(f"{name}: the network has no such layer; its stages are {stages}")
         return name
-    shapes: dict[str, torch.Size] = {}
+    sides: dict[str, int] = {}
+
+    def note(stage: str, output: object) -> None:
+        # Images are square, so a feature map [N, C, H, W] is; [N, H, W, C] and tokens [N, T, C] are not explained.
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
+            sides[stage] = output.shape[3]
+
     network = _copy_for_explaining(classifier)
     for stage, module in network.named_children():
-        module.register_forward_hook(lambda _module, _args, output, stage=stage: shapes.update({stage: output.shape}))
+        module.register_forward_hook(lambda _module, _args, output, stage=stage: note(stage, output))
     with torch.no_grad():
         network(classifier.normalize(classifier.example_input_array.to(classifier.device)).float())
-    maps = {stage: shape[-1] for stage, shape in shapes.items() if len(shape) == 4 and shape[-1] > 1}
-    if not maps:
-        raise InputError("gallery.layer: no stage of the network has a feature map; name a layer that has one")
-    return next((stage for stage in reversed(maps) if maps[stage] == MAP_SIZE), list(maps)[-1])
+    if not sides:
+        raise InputError("no stage of the network has a feature map")
+    return next((stage for stage in reversed(sides) if sides[stage] == PREFERRED_SIDE), list(sides)[-1])
 
 
-def class_activation_maps(
-    classifier: ImageClassifier,
-    images: Tensor,
-    targets: Sequence[int],
-    layer: str | None = None,
-    method: str = "gradcam",
+def _activation_maps(
+    classifier: ImageClassifier, images: np.ndarray, targets: Sequence[int], layer: str, method: str
 ) -> np.ndarray:
-    """Return where each image's target class was seen (Grad-CAM: Selvaraju et al. 2017, arXiv 1610.02391, eq. 1-2).
-
-    The maps are computed in float32 on a copy of the network, so that hooks, gradients and modes of the original stay
-    as they are. They can be computed under Lightning's test loop.
-
-    Args:
-        classifier: what is explained.
-        images: uint8 ``[N, H, W, 3]``.
-        targets: the class index to explain in each image, ``[N]``.
-        layer: see `find_layer`.
-        method: a key of `METHODS`.
-
-    Returns:
-        float32 ``[N, H, W]``, each map stretched to 0 to 1; all 0 where nothing speaks for the target.
-
-    Raises:
-        InputError: there is no such layer.
-    """
-    layer = find_layer(classifier, layer)
     # Lightning's test loop runs in inference mode, whose tensors cannot take part in a backward pass: leave it, and
     # copy what was made in it.
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(classifier.device.type, enabled=False):
         network = _copy_for_explaining(classifier)
-        pixels = classifier.normalize(images.to(classifier.device).clone()).float().clone()
-        with METHODS[method](model=network, target_layers=[network.get_submodule(layer)]) as explain:
-            return explain(pixels, [ClassifierOutputTarget(int(target)) for target in targets])
+        pixels = classifier.normalize(torch.from_numpy(images).to(classifier.device)).float().clone()
+        # Not in a `with`: the library's swallows an IndexError and prints it. Its hooks go with the copy.
+        explainer = METHODS[method](model=network, target_layers=[network.get_submodule(layer)])
+        return explainer(pixels, [ClassifierOutputTarget(int(target)) for target in targets])
 
 
 def _copy_for_explaining(classifier: ImageClassifier) -> nn.Module:
-    network = copy.deepcopy(classifier.network).float().eval()
-    return network.requires_grad_(True)
+    return copy.deepcopy(classifier.network).float().eval().requires_grad_(True)

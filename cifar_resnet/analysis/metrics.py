@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -12,18 +12,10 @@ from rich import box, get_console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
-CALIBRATION_BINS = 15
-"""Of equal width, as in Guo et al. 2017 (arXiv 1706.04599)."""
-
-CONFUSED_PAIRS = 5
+CALIBRATION_BINS = 15  # of equal width, which the confidences are sorted into: Guo et al. 2017 (arXiv 1706.04599)
+CONFUSED_PAIRS = 5  # at most, of classes with the most errors between them
 
 
 @dataclass(frozen=True)
@@ -119,7 +111,7 @@ def wilson(correct: int, total: int) -> Accuracy:
     return Accuracy(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def evaluate(
+def evaluate_predictions(
     probabilities: Tensor, labels: Tensor, classes: Sequence[str], mirrored: Tensor | None = None
 ) -> Evaluation:
     """Derive every figure from the predictions.
@@ -132,7 +124,7 @@ def evaluate(
     """
     predicted = probabilities.argmax(dim=1)
     correct = predicted == labels
-    confusion = multiclass_confusion_matrix(predicted, labels, len(classes))
+    confusion = multiclass_confusion_matrix(predicted, labels, len(classes)).numpy()
     flip_accuracy = None
     if mirrored is not None:
         averaged = ((probabilities + mirrored) / 2).argmax(dim=1)
@@ -145,33 +137,30 @@ def evaluate(
         accuracy=wilson(int(correct.sum()), len(labels)),
         flip_accuracy=flip_accuracy,
         calibration_error=multiclass_calibration_error(below_one, labels, len(classes), CALIBRATION_BINS).item(),
-        classes=_per_class(predicted, labels, classes),
+        classes=_per_class(confusion, classes),
         confused=_confused(confusion.tolist(), classes),
         confusion=confusion.tolist(),
         calibration=_calibration(below_one.amax(dim=1).numpy(), correct.numpy()),
     )
 
 
-def _per_class(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> list[ClassFigures]:
-    precision, recall, f1 = (
-        [
-            None if math.isnan(value) else value
-            for value in figure(
-                predicted, labels, len(classes), "none", zero_division=math.nan, validate_args=False
-            ).tolist()
-        ]
-        for figure in (multiclass_precision, multiclass_recall, multiclass_f1_score)
-    )
-    images = torch.bincount(labels, minlength=len(classes)).tolist()
-    return [ClassFigures(*row) for row in zip(classes, images, precision, recall, f1, strict=True)]
+def _per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[ClassFigures]:
+    counts = (confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0))
+    return [
+        ClassFigures(name, true, _share(right, predicted), _share(right, true), _share(2 * right, true + predicted))
+        for name, right, true, predicted in zip(classes, *(count.tolist() for count in counts), strict=True)
+    ]
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _confused(confusion: list[list[int]], classes: Sequence[str]) -> list[ConfusedPair]:
-    pairs = [
+    pairs = (
         ConfusedPair(classes[first], classes[second], confusion[first][second], confusion[second][first])
-        for first in range(len(classes))
-        for second in range(first + 1, len(classes))
-    ]
+        for first, second in combinations(range(len(classes)), 2)
+    )
     return sorted((pair for pair in pairs if pair.errors), key=lambda pair: -pair.errors)[:CONFUSED_PAIRS]
 
 
@@ -191,7 +180,7 @@ def _calibration_bin(low: float, high: float, confidence: np.ndarray, correct: n
     return CalibrationBin(low, high, images, float(confidence.mean()), wilson(int(correct.sum()), images))
 
 
-def show(evaluation: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation) -> None:
     """Print the figures."""
     console = get_console()
     console.print(_class_table(evaluation))

@@ -16,13 +16,13 @@ from cifar_resnet.training.classifier import ImageClassifier
 
 @dataclass(frozen=True)
 class Epoch:
-    """Figures of one epoch; the watched ones are None where it was not followed by an evaluation."""
+    """Figures of one epoch; those of the validation are None where it was not followed by an evaluation."""
 
     number: int
     train_loss: float
     train_accuracy: float
-    watched_loss: float | None
-    watched_accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
     seconds: float
 
 
@@ -54,7 +54,7 @@ class History(Callback):
         self.images += len(batch[1]) * trainer.world_size
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock while the watched images are evaluated."""
+        """Stop the clock during the validation."""
         self._stop()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,9 +72,9 @@ class History(Callback):
         assert isinstance(pl_module, ImageClassifier)
         self._stop()
         train = {name: value.item() for name, value in pl_module.train_metrics.compute().items()}
-        watched = pl_module.hparams["watched"]
+        name = pl_module.hparams["validation_name"]
         seen = trainer.callback_metrics if self._evaluated else {}  # Lightning keeps those of earlier epochs
-        loss, accuracy = (seen.get(f"{watched}/{name}") for name in ("loss", "accuracy"))
+        loss, accuracy = (seen.get(f"{name}/{figure}") for figure in ("loss", "accuracy"))
         epoch = Epoch(
             trainer.current_epoch + 1,
             train["loss"],
@@ -85,7 +85,7 @@ class History(Callback):
         )
         self.epochs.append(epoch)
         if trainer.is_global_zero:
-            get_console().print(_line(epoch, trainer.max_epochs, watched), highlight=False, soft_wrap=True)
+            get_console().print(_line(epoch, trainer.max_epochs, name), highlight=False, soft_wrap=True)
         if epoch.train_loss != epoch.train_loss:
             raise InputError(
                 f"training diverged in epoch {epoch.number} (the loss is not a number): "
@@ -95,7 +95,7 @@ class History(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the curves, and leave them in ``curves.png`` in the run's folder."""
         if trainer.is_global_zero and self.epochs and isinstance(trainer.logger, TensorBoardLogger):
-            figure = draw(self.epochs, pl_module.hparams["watched"])
+            figure = draw_curves(self.epochs, pl_module.hparams["validation_name"])
             figure.savefig(Path(trainer.logger.log_dir) / "curves.png")
             trainer.logger.experiment.add_figure("curves", figure, trainer.global_step)
 
@@ -117,30 +117,24 @@ def _synchronize() -> None:
         torch.accelerator.synchronize()
 
 
-def _line(epoch: Epoch, epochs: int | None, watched: str) -> str:
+def _line(epoch: Epoch, epochs: int | None, name: str) -> str:
     line = f"epoch {epoch.number:>3}/{epochs}  train loss {epoch.train_loss:.4f}  accuracy {epoch.train_accuracy:7.2%}"
-    if epoch.watched_loss is not None and epoch.watched_accuracy is not None:
-        line += f"   {watched} loss {epoch.watched_loss:.4f}  accuracy {epoch.watched_accuracy:7.2%}"
+    if epoch.val_loss is not None and epoch.val_accuracy is not None:
+        line += f"   {name} loss {epoch.val_loss:.4f}  accuracy {epoch.val_accuracy:7.2%}"
     return f"{line}   {epoch.seconds:.1f} s"
 
 
-def draw(epochs: list[Epoch], watched: str) -> Figure:
-    """Draw loss and accuracy of the training and the watched images against the epoch."""
+def draw_curves(epochs: list[Epoch], validation_name: str) -> Figure:
+    """Draw loss and accuracy of the training and the validation images against the epoch."""
     figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
-    numbers = [epoch.number for epoch in epochs]
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.plot(
-            numbers, [getattr(epoch, f"train_{name}") for epoch in epochs], "o-", ms=3, color="#0072B2", label="train"
-        )
-        seen = [epoch for epoch in epochs if getattr(epoch, f"watched_{name}") is not None]
-        axes.plot(
-            [epoch.number for epoch in seen],
-            [getattr(epoch, f"watched_{name}") for epoch in seen],
-            "s-",
-            ms=3,
-            color="#D55E00",
-            label=watched,
-        )
+        for part, label, style, colour in (
+            ("train", "train", "o-", "#0072B2"),
+            ("val", validation_name, "s-", "#D55E00"),
+        ):
+            values = {epoch.number: getattr(epoch, f"{part}_{name}") for epoch in epochs}
+            known = {number: value for number, value in values.items() if value is not None}
+            axes.plot(list(known), list(known.values()), style, ms=3, color=colour, label=label)
         axes.set(xlabel="epoch", title=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)

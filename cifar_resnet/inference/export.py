@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from rich import get_console
 from torch import Tensor, nn
 
-from cifar_resnet.cli.command import output_file
-from cifar_resnet.data.sources import IMAGE_SIZE, digits
+from cifar_resnet.cli.schema import Export
+from cifar_resnet.data.images import IMAGE_SIZE
+from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError
+from cifar_resnet.inference.output import output_file
 from cifar_resnet.training.checkpoint import load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -74,7 +75,7 @@ class Probabilities(nn.Module):
         return (self.network(pixels.permute(0, 3, 1, 2)) / self.temperature).softmax(dim=1)
 
 
-def export(config: DictConfig) -> Path:
+def export(config: Export) -> Path:
     """Write a checkpoint's classifier in another format; the file gets its name when it has been verified.
 
     Raises:
@@ -142,7 +143,7 @@ def verify(run: Run, classifier: ImageClassifier) -> tuple[float, int]:
         The largest difference of a probability, and the number of images.
     """
     noise = np.random.default_rng(0).integers(0, 256, (64, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    images = np.concatenate([digits()[1].images, noise])
+    images = np.concatenate([Digits().test().images, noise])
     difference = 0.0
     for batch in np.split(images, np.cumsum(BATCH_SIZES)):
         expected = classifier(torch.from_numpy(batch)).softmax(dim=1).numpy()

@@ -6,29 +6,26 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from cifar_resnet.analysis.gradcam import class_activation_maps, find_layer
-from cifar_resnet.callbacks.gallery import percent, shorten, show
-from cifar_resnet.cli.command import output_file
+from cifar_resnet.analysis.drawing import draw_cards, percent, shorten
+from cifar_resnet.analysis.gradcam import explain_images
+from cifar_resnet.cli.schema import Predict
 from cifar_resnet.data.images import Picture, find, printable, read_batches
 from cifar_resnet.errors import InputError
+from cifar_resnet.inference.output import output_file
 from cifar_resnet.training.checkpoint import load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
-BATCH_SIZE = 64
-TOP = 3
-PIXELS, GAP, CAPTION = 128, 20, 44
-"""Of the sheet: side of an enlarged image (a multiple of 32: crisp), space between images, height of a caption."""
+BATCH_SIZE = 64  # pictures that are read and classified at a time
+CLASSES_SHOWN = 3  # of each picture, the most probable ones
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Outcome:
     skipped: int = 0
 
 
-def predict(config: DictConfig) -> int:
+def predict(config: Predict) -> int:
     """Write the predictions to standard output and the sheet to its file; all else goes to standard error.
 
     Returns:
@@ -73,7 +70,7 @@ def predict(config: DictConfig) -> int:
     WRITERS[config.format](_predictions(classifier, files, config.sheet, outcome, messages))
     line = f"images predicted: {len(files) - outcome.skipped:,}, files skipped: {outcome.skipped:,}"
     if outcome.shown:
-        draw(classifier, outcome.shown).savefig(sheet)
+        draw_predictions(classifier, outcome.shown, messages).savefig(sheet)
         line += f", sheet: {sheet}"
     messages.print(line)
     return outcome.skipped
@@ -112,7 +109,7 @@ def classify(classifier: ImageClassifier, pictures: Sequence[Picture]) -> list[P
     if not pictures:
         return []
     images = torch.from_numpy(np.stack([picture.pixels for picture in pictures])).to(classifier.device)
-    top = classifier(images).float().softmax(dim=1).topk(min(TOP, len(classifier.classes)))
+    top = classifier(images).float().softmax(dim=1).topk(min(CLASSES_SHOWN, len(classifier.classes)))
     return [
         Prediction(
             picture.file,
@@ -164,28 +161,19 @@ WRITERS: dict[str, Callable[[Iterable[list[Prediction]]], None]] = {"table": wri
 """How predictions are written, by the names that `format` takes."""
 
 
-def draw(classifier: ImageClassifier, shown: Sequence[tuple[Picture, Prediction]]) -> Figure:
-    """Draw each picture, as the classifier saw it, beside the Grad-CAM map for its most probable class."""
+def draw_predictions(
+    classifier: ImageClassifier, shown: Sequence[tuple[Picture, Prediction]], messages: Console
+) -> Figure:
+    """Draw each picture, as the classifier saw it, beside the Grad-CAM map for its most probable class.
+
+    Where the network cannot be explained, the pictures stand alone, and a line to ``messages`` says why.
+    """
     images = np.stack([picture.pixels for picture, _ in shown])
-    targets = [classifier.classes.index(prediction.top[0][0]) for _, prediction in shown]
-    layer = find_layer(classifier)
-    maps = class_activation_maps(classifier, torch.from_numpy(images), targets, layer)
-    blocks = min(4, len(shown))
-    rows = -(-len(shown) // blocks)
-    width, height = blocks * (2 * PIXELS + GAP) + GAP, rows * (PIXELS + CAPTION) + 2 * GAP
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-
-    def write(left: int, bottom: int, text: str, **style: Any) -> None:
-        figure.text(left / width, bottom / height, text, parse_math=False, **style)
-
-    write(GAP, height - GAP + 4, f"image | Grad-CAM of {layer}", fontsize=8)
-    for place, (picture, prediction) in enumerate(shown):
-        row, block = divmod(place, blocks)
-        left, bottom = GAP + block * (2 * PIXELS + GAP), height - GAP - (row + 1) * (PIXELS + CAPTION)
-        for side, heat in enumerate((None, maps[place])):
-            corner = (left + side * PIXELS) / width, bottom / height
-            show(figure.add_axes((*corner, PIXELS / width, PIXELS / height)), picture.pixels, heat)
-        name, probability = prediction.top[0]
-        write(left, bottom + PIXELS + 18, f"{shorten(name)} {percent(probability)}", fontsize=9, weight="bold")
-        write(left, bottom + PIXELS + 5, shorten(printable(Path(picture.file.name)), 36), fontsize=8, color="0.35")
-    return figure
+    explanation = explain_images(classifier, images, [[classifier.classes.index(seen.top[0][0]) for _, seen in shown]])
+    title = f"image  |  Grad-CAM of {explanation.layer} for the most probable class"
+    if explanation.maps is None:
+        title = f"images without maps: {explanation.reason}"
+        messages.print(title)
+    best = [(*prediction.top[0], printable(Path(prediction.file.name))) for _, prediction in shown]
+    captions = [(f"{shorten(name)} {percent(probability)}", file) for name, probability, file in best]
+    return draw_cards(images, explanation.maps, captions, title)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import make_classifier, make_data, make_trainer
 from lightning.pytorch import Callback
 
-from cifar_resnet.analysis.gradcam import METHODS, class_activation_maps, find_layer
+from cifar_resnet.analysis.gradcam import METHODS, explain_images, find_layer
 from cifar_resnet.errors import InputError
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -22,6 +22,13 @@ def trained(model: dict[str, Any], folder: Path) -> ImageClassifier:
     classifier = make_classifier(data, model=model)
     make_trainer(folder).fit(classifier, datamodule=data)
     return classifier
+
+
+def maps_of(classifier: ImageClassifier, images: torch.Tensor, targets: list[int], *options: str) -> np.ndarray:
+    explanation = explain_images(classifier, images.numpy(), [targets], *options)
+    assert explanation.reason is None
+    assert explanation.maps is not None
+    return explanation.maps[0]
 
 
 def stretch(maps: torch.Tensor) -> torch.Tensor:
@@ -59,7 +66,7 @@ def test_maps_equal_the_formula_computed_by_hand(tmp_path: Path, model: dict[str
     targets = [index % 3 for index in range(len(images))]
     expected = grad_cam_by_hand(classifier, images, targets, layer)
     assert (expected.max(axis=(1, 2)) > 0.99).mean() > 0.5  # most maps say something, so the comparison does
-    np.testing.assert_allclose(class_activation_maps(classifier, images, targets, layer), expected, atol=1e-4)
+    np.testing.assert_allclose(maps_of(classifier, images, targets, layer), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("model", "layer"), [({}, "layer2"), ({"model": RESNET18}, "layer3")])
@@ -68,14 +75,14 @@ def test_default_layer_is_the_last_stage_with_an_8x8_map(model: dict[str, Any], 
 
 
 def test_unknown_layer_is_refused_with_the_stages() -> None:
-    with pytest.raises(InputError, match=r"gallery.layer=layer9: the network has no such layer.* prep, layer1, layer2"):
+    with pytest.raises(InputError, match=r"layer9: the network has no such layer.* prep, layer1, layer2"):
         find_layer(make_classifier(make_data()), "layer9")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_maps_between_0_and_1(tmp_path: Path, method: str) -> None:
     images = torch.from_numpy(make_data().test.images)
-    maps = class_activation_maps(make_classifier(make_data()), images, [0] * len(images), method=method)
+    maps = maps_of(make_classifier(make_data()), images, [0] * len(images), "layer2", method)
     assert maps.shape == (len(images), 32, 32)
     assert maps.min() >= 0
     assert maps.max() <= 1
@@ -86,9 +93,10 @@ def test_the_classifier_is_left_as_it_was() -> None:
     for parameter in classifier.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    class_activation_maps(classifier, torch.zeros(2, 32, 32, 3, dtype=torch.uint8), [0, 1])
+    maps_of(classifier, torch.zeros(2, 32, 32, 3, dtype=torch.uint8), [0, 1])
     assert all(module.training for module in classifier.modules())
-    assert all(not module._forward_hooks and not module._backward_hooks for module in classifier.network.modules())
+    modules = list(classifier.network.modules())
+    assert all(not vars(module)[hooks] for module in modules for hooks in ("_forward_hooks", "_backward_hooks"))
     assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in classifier.parameters())
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
 
@@ -102,8 +110,8 @@ def test_maps_under_lightnings_test_loop_are_those_outside_it(tmp_path: Path, pr
     class Explain(Callback):
         def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             assert torch.is_inference_mode_enabled()
-            inside["maps"] = class_activation_maps(pl_module, images, [0] * len(images))
+            inside["maps"] = maps_of(pl_module, images, [0] * len(images))
 
     trainer = make_trainer(tmp_path, callbacks=[Explain()], precision=precision)
     trainer.test(classifier, datamodule=data, verbose=False)
-    np.testing.assert_allclose(inside["maps"], class_activation_maps(classifier, images, [0] * len(images)), atol=1e-6)
+    np.testing.assert_allclose(inside["maps"], maps_of(classifier, images, [0] * len(images)), atol=1e-6)

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +10,23 @@ import torch
 from conftest import make_classifier, make_data, make_trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig
 from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_resnet import experiment
-from cifar_resnet.analysis.metrics import CALIBRATION_BINS, Evaluation, evaluate, show, wilson
-from cifar_resnet.callbacks.evaluator import Evaluator, draw_confusion, draw_reliability
-from cifar_resnet.data.sources import digits
+from cifar_resnet.analysis.drawing import draw_confusion_matrix, draw_reliability
+from cifar_resnet.analysis.metrics import CALIBRATION_BINS, Evaluation, evaluate_predictions, print_evaluation, wilson
+from cifar_resnet.callbacks.evaluator import Evaluator
+from cifar_resnet.callbacks.gallery import MisclassifiedGallery
+from cifar_resnet.callbacks.outputs import OutputCollector
+from cifar_resnet.cli.command import compose
+from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError
 from cifar_resnet.training.classifier import ImageClassifier
 
 CLASSES = ("cat", "dog", "ship")
-
-Compose = Callable[..., DictConfig]
 
 
 def predictions(count: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +71,7 @@ def write_images(root: Path, images: np.ndarray, names: list[str]) -> str:
 def test_figures_of_each_class_are_those_of_scikit_learn(count: int, classes: int, seed: int) -> None:
     probabilities, labels = predictions(count, classes, seed)
     predicted = probabilities.argmax(dim=1)
-    evaluation = evaluate(probabilities, labels, [str(label) for label in range(classes)])
+    evaluation = evaluate_predictions(probabilities, labels, [str(label) for label in range(classes)])
     every = range(classes)
     *shares, images = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=np.nan)
     for ours, theirs in zip(("precision", "recall", "f1"), shares, strict=True):
@@ -104,7 +104,7 @@ def test_calibration_error_is_the_mean_gap_worked_out_by_hand() -> None:
     # four images at 0.9, three of them right; six at 0.5, all right: (4 * |0.75 - 0.9| + 6 * |1 - 0.5|) / 10
     probabilities = torch.cat([certain(0, 0, 0, 0, confidence=0.9), certain(1, 1, 1, 1, 1, 1, confidence=0.5)])
     labels = torch.tensor([0, 0, 0, 2, 1, 1, 1, 1, 1, 1])
-    assert evaluate(probabilities, labels, CLASSES).calibration_error == pytest.approx(0.36, abs=1e-6)
+    assert evaluate_predictions(probabilities, labels, CLASSES).calibration_error == pytest.approx(0.36, abs=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -112,7 +112,7 @@ def test_calibration_error_is_the_mean_gap_worked_out_by_hand() -> None:
 def test_calibration_error_is_the_mean_gap_of_the_bins_that_are_drawn(seed: int) -> None:
     probabilities, labels = predictions(50, 4, seed)
     probabilities[:5] = certain(0, 1, 2, 3, 0, classes=4)  # wholly sure: the upper end of the last bin
-    evaluation = evaluate(probabilities, labels, "abcd")
+    evaluation = evaluate_predictions(probabilities, labels, "abcd")
     filled = [bin for bin in evaluation.calibration if bin.images]
     assert len(evaluation.calibration) == CALIBRATION_BINS
     assert sum(bin.images for bin in filled) == 50
@@ -122,7 +122,7 @@ def test_calibration_error_is_the_mean_gap_of_the_bins_that_are_drawn(seed: int)
 
 def test_confused_pairs_are_those_with_the_most_errors_both_ways() -> None:
     labels, predicted = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2]), [1, 1, 0, 0, 1, 2, 1, 2]
-    first, second = evaluate(certain(*predicted), labels, CLASSES).confused
+    first, second = evaluate_predictions(certain(*predicted), labels, CLASSES).confused
     assert (first.first, first.second, first.first_as_second, first.second_as_first) == ("cat", "dog", 2, 1)
     assert (second.first, second.second, second.first_as_second, second.second_as_first) == ("dog", "ship", 1, 1)
 
@@ -131,33 +131,33 @@ def test_flip_averages_probabilities_beside_the_plain_accuracy() -> None:
     labels = torch.tensor([0, 1, 2, 0])
     plain = torch.cat([certain(0, 1, confidence=0.9), certain(1, 1, confidence=0.6)])
     mirrored = torch.cat([certain(0, confidence=0.9), certain(0, confidence=0.5), certain(2, 1, confidence=0.9)])
-    evaluation = evaluate(plain, labels, CLASSES, mirrored)
-    assert evaluation.accuracy.value == evaluate(mirrored, labels, CLASSES).accuracy.value == 0.5
+    evaluation = evaluate_predictions(plain, labels, CLASSES, mirrored)
+    assert evaluation.accuracy.value == evaluate_predictions(mirrored, labels, CLASSES).accuracy.value == 0.5
     assert evaluation.flip_accuracy == wilson(3, 4)
-    assert evaluate(plain, labels, CLASSES).flip_accuracy is None
+    assert evaluate_predictions(plain, labels, CLASSES).flip_accuracy is None
 
 
 def said(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]) -> str:
-    show(evaluation)
+    print_evaluation(evaluation)
     return " ".join(capsys.readouterr().out.split())
 
 
 def test_a_perfect_result_is_said_and_drawn(capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = evaluate(certain(0, 1, 2), torch.tensor([0, 1, 2]), CLASSES)
+    evaluation = evaluate_predictions(certain(0, 1, 2), torch.tensor([0, 1, 2]), CLASSES)
     assert "no errors: all 3 test images are classified correctly" in said(evaluation, capsys)
     assert evaluation.confused == []
-    assert draw_confusion(evaluation).axes[0].get_title() == "0 of 3 test images misclassified"
+    assert draw_confusion_matrix(evaluation).axes[0].get_title() == "0 of 3 test images misclassified"
     assert "0.00%" in draw_reliability(evaluation).axes[0].get_title()
 
 
 def test_a_class_without_test_images_has_no_recall_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = evaluate(certain(0, 1, 2), torch.tensor([0, 1, 1]), CLASSES)
+    evaluation = evaluate_predictions(certain(0, 1, 2), torch.tensor([0, 1, 1]), CLASSES)
     assert (evaluation.classes[2].recall, evaluation.classes[2].precision, evaluation.classes[2].f1) == (None, 0, 0)
     assert "no test images of ship" in said(evaluation, capsys)
 
 
 def test_terminal_shows_class_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    out = said(evaluate(certain(0, 1, 0), torch.tensor([0, 1, 1]), ("[red]", "[/b]", "c")), capsys)
+    out = said(evaluate_predictions(certain(0, 1, 0), torch.tensor([0, 1, 1]), ("[red]", "[/b]", "c")), capsys)
     assert "[red] and [/b]" in out
 
 
@@ -165,7 +165,7 @@ def test_terminal_shows_class_names_as_they_are(capsys: pytest.CaptureFixture[st
 def test_confusion_matrix_shows_every_count_that_has_room(count: int) -> None:
     probabilities, labels = predictions(400, count, 0)
     names = [rf"$\class {label}$" for label in range(count)]
-    figure = draw_confusion(evaluate(probabilities, labels, names))
+    figure = draw_confusion_matrix(evaluate_predictions(probabilities, labels, names))
     figure.savefig(io.BytesIO())  # a name with $ in it must not be taken for a formula
     matrix = confusion_matrix(labels, probabilities.argmax(dim=1), labels=range(count))
     shown = {tuple(map(int, text.get_position())): text.get_text() for text in figure.axes[0].texts}
@@ -174,28 +174,43 @@ def test_confusion_matrix_shows_every_count_that_has_room(count: int) -> None:
 
 def test_evaluator_sees_what_a_plain_forward_pass_sees(tmp_path: Path) -> None:
     data = make_data(test=60)
-    classifier, evaluator = make_classifier(data), Evaluator(flip=True)
+    classifier, outputs = make_classifier(data), OutputCollector(flip=True)
+    evaluator = Evaluator(outputs)
     undecide(classifier, data.test.images)
-    trainer = make_trainer(tmp_path, callbacks=[evaluator])
+    trainer = make_trainer(tmp_path, callbacks=[evaluator, outputs])  # in either order
     (metrics,) = trainer.test(classifier, datamodule=data, verbose=False)
     images, labels = torch.from_numpy(data.test.images), torch.from_numpy(data.test.labels)
     classifier.eval()
     with torch.no_grad():
         plain, mirrored = (classifier(part).softmax(dim=1) for part in (images, images.flip(2)))
-    assert evaluator.evaluation == evaluate(plain, labels, data.classes, mirrored)
+    assert evaluator.evaluation == evaluate_predictions(plain, labels, data.classes, mirrored)
     assert evaluator.evaluation.accuracy.value == pytest.approx(metrics["test/accuracy"])
 
 
-def test_outputs_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
-    data = make_data()
+@pytest.mark.parametrize("reader", [Evaluator, MisclassifiedGallery])
+def test_outputs_that_are_not_numbers_are_refused(
+    tmp_path: Path, reader: type[Evaluator | MisclassifiedGallery]
+) -> None:
+    data, outputs = make_data(), OutputCollector()
     classifier = make_classifier(data)
     torch.nn.init.constant_(classifier.network.fc.bias, float("nan"))
     with pytest.raises(InputError, match="not numbers"):
-        make_trainer(tmp_path, callbacks=[Evaluator()]).test(classifier, datamodule=data, verbose=False)
+        make_trainer(tmp_path, callbacks=[outputs, reader(outputs)]).test(classifier, datamodule=data, verbose=False)
 
 
-def test_a_checkpoint_is_evaluated_end_to_end(compose: Compose, tmp_path: Path) -> None:
-    _, test = digits()
+def test_a_second_test_run_starts_anew(tmp_path: Path) -> None:
+    data, outputs = make_data(), OutputCollector()
+    trainer = make_trainer(tmp_path, callbacks=[outputs])
+    for _ in range(2):
+        trainer.test(make_classifier(data), datamodule=data, verbose=False)
+    assert outputs.probabilities.shape == (12, 3)
+    assert outputs.probabilities.dtype == torch.float32
+    assert outputs.labels.tolist() == data.test.labels.tolist()
+    assert outputs.mirrored is None
+
+
+def test_a_checkpoint_is_evaluated_end_to_end(tmp_path: Path) -> None:
+    test = Digits().test()
     # statistics that are not those of the digits: only the checkpoint can say them
     classifier = make_classifier(make_data(), classes=list(test.classes), test_mean=[0.1, 0.6, 0.3])
     undecide(classifier, test.images)
@@ -227,9 +242,7 @@ def test_a_checkpoint_is_evaluated_end_to_end(compose: Compose, tmp_path: Path) 
     assert {"confusion_matrix", "reliability"} <= set(EventAccumulator(str(run)).Reload().Tags()["images"])
 
 
-def test_a_checkpoint_without_errors_is_evaluated(
-    compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_without_errors_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = make_data(test=6)
     classifier = make_classifier(data, classes=["cat", "dog"]).eval()
     with torch.no_grad():  # move the boundary into the midst of the images, and call them what they are taken for
@@ -253,7 +266,7 @@ def test_a_checkpoint_without_errors_is_evaluated(
     ],
 )
 def test_a_checkpoint_of_other_classes_is_refused_and_nothing_is_written(
-    compose: Compose, tmp_path: Path, classes: list[str], complaint: str
+    tmp_path: Path, classes: list[str], complaint: str
 ) -> None:
     data = make_data(test=4)
     path = save(make_classifier(data, classes=classes), tmp_path)

@@ -14,9 +14,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cifar_resnet.analysis.gradcam import explain_images
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery, choose
+from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.training.classifier import ImageClassifier
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 60), classes=st.integers(2, 6), count=st.integers(1, 20))
@@ -37,27 +40,35 @@ def test_chosen_are_errors_and_the_most_confident_come_first(seed: int, size: in
     assert choose(probabilities, labels, count, "first").tolist() == sorted(errors)[:count]
 
 
-def run(folder: Path, data: ImageDataModule, **options: Any) -> tuple[MisclassifiedGallery, Path, Any]:
-    gallery = MisclassifiedGallery(**options)
+def run(
+    folder: Path, data: ImageDataModule, classifier: ImageClassifier | None = None, **options: Any
+) -> tuple[Path, ImageClassifier]:
+    """Test a classifier with a gallery, and return the run's folder."""
+    outputs = OutputCollector()
+    gallery = MisclassifiedGallery(outputs, **options)
     logger = TensorBoardLogger(folder, "lightning_logs")
-    classifier = make_classifier(data)
-    trainer = make_trainer(folder, logger=logger, callbacks=[gallery])
+    classifier = classifier or make_classifier(data)
+    trainer = make_trainer(folder, logger=logger, callbacks=[outputs, gallery])
     trainer.test(classifier, datamodule=data, verbose=False)
-    return gallery, Path(logger.log_dir), classifier
+    return Path(logger.log_dir), classifier
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "gallery.json").read_text())
 
 
 def test_the_gallerys_ten_are_the_most_confident_errors_of_a_plain_forward_pass(tmp_path: Path) -> None:
     data = make_data(test=60)
-    gallery, folder, classifier = run(tmp_path, data)
+    folder, classifier = run(tmp_path, data)
     with torch.no_grad():
         probabilities = classifier.eval()(torch.from_numpy(data.test.images)).softmax(1)
     confidence, predicted = probabilities.max(1)
     wrong = (predicted.numpy() != data.test.labels).nonzero()[0]
     expected = sorted(wrong, key=lambda index: -confidence[index].item())[:10]
-    record = json.loads((folder / "gallery.json").read_text())
-    assert record["errors"] == gallery.errors == len(wrong) > 10
-    assert [entry["index"] for entry in record["shown"]] == expected
-    for entry in record["shown"]:
+    found = record(folder)
+    assert found["errors"] == len(wrong) > 10
+    assert [entry["index"] for entry in found["shown"]] == expected
+    for entry in found["shown"]:
         index = entry["index"]
         assert entry["predicted"] == data.classes[predicted[index]]
         assert entry["true"] == data.classes[data.test.labels[index]]
@@ -68,7 +79,7 @@ def test_the_gallerys_ten_are_the_most_confident_errors_of_a_plain_forward_pass(
 
 
 def test_the_picture_goes_to_a_file_and_to_tensorboard(tmp_path: Path) -> None:
-    _, folder, _ = run(tmp_path, make_data(test=60), count=4)
+    folder, _ = run(tmp_path, make_data(test=60), count=4)
     with Image.open(folder / "gallery.png") as picture:
         assert picture.width > picture.height > 300  # two errors to a row, two rows
     events = EventAccumulator(str(folder)).Reload()
@@ -85,14 +96,40 @@ def all_right(data: ImageDataModule, errors: int) -> ImageDataModule:
 
 
 def test_fewer_than_ten_errors(tmp_path: Path) -> None:
-    gallery, folder, _ = run(tmp_path, all_right(make_data(), errors=1))
-    assert gallery.errors == 1
-    assert len(json.loads((folder / "gallery.json").read_text())["shown"]) == 1
+    folder, _ = run(tmp_path, all_right(make_data(), errors=1))
+    assert record(folder)["errors"] == len(record(folder)["shown"]) == 1
     assert (folder / "gallery.png").exists()
 
 
 def test_no_errors(tmp_path: Path) -> None:
-    gallery, folder, _ = run(tmp_path, all_right(make_data(), errors=0))
-    assert gallery.errors == 0
-    assert json.loads((folder / "gallery.json").read_text())["shown"] == []
+    folder, _ = run(tmp_path, all_right(make_data(), errors=0))
+    assert (record(folder)["errors"], record(folder)["shown"]) == (0, [])
     assert not (folder / "gallery.png").exists()
+
+
+def test_a_count_of_zero_writes_nothing(tmp_path: Path) -> None:
+    folder, _ = run(tmp_path, make_data(), count=0)
+    assert {path.name.split(".")[0] for path in folder.iterdir()} <= {"events", "hparams"}
+
+
+def test_the_explained_layer_and_maps_that_are_zero_are_recorded(tmp_path: Path) -> None:
+    data = make_data()
+    classifier = make_classifier(data)
+    torch.nn.init.zeros_(classifier.network.fc.weight)  # every class is as probable wherever one looks
+    folder, _ = run(tmp_path, data, classifier, count=2)
+    found = record(folder)
+    assert (found["maps"], found["reason"]) == ({"method": "gradcam", "layer": "layer2"}, None)
+    assert [entry["zero_maps"] for entry in found["shown"]] == [["predicted", "true"]] * 2
+
+
+def test_a_map_is_called_zero_where_it_is(tmp_path: Path) -> None:
+    data = make_data()
+    classifier = make_classifier(data)
+    make_trainer(tmp_path).fit(classifier, datamodule=data)
+    folder, _ = run(tmp_path, data, classifier)
+    for entry in record(folder)["shown"]:
+        image = data.test.images[[entry["index"]]]
+        targets = [[data.classes.index(entry[part])] for part in ("predicted", "true")]
+        maps = explain_images(classifier, image, targets).maps
+        assert maps is not None
+        assert [bool(heat.any()) for heat in maps] == [part not in entry["zero_maps"] for part in ("predicted", "true")]

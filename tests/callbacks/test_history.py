@@ -13,7 +13,7 @@ def test_an_entry_an_epoch_with_its_own_evaluation_only(tmp_path: Path, capsys: 
     data, history = make_data(), History()
     make_trainer(tmp_path, callbacks=[history], check_val_every_n_epoch=2).fit(make_classifier(data), datamodule=data)
     assert [epoch.number for epoch in history.epochs] == [1, 2, 3]
-    assert [epoch.watched_accuracy is not None for epoch in history.epochs] == [False, True, False]
+    assert [epoch.val_accuracy is not None for epoch in history.epochs] == [False, True, False]
     assert [line.count("test loss") for line in capsys.readouterr().out.splitlines() if "epoch" in line] == [0, 1, 0]
 
 

@@ -3,25 +3,23 @@
 import json
 import runpy
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import make_classifier, make_data, make_trainer
-from omegaconf import DictConfig
+from conftest import make_classifier, make_data, make_trainer, read_data
 from torch import Tensor, nn
 
+from cifar_resnet.cli.command import compose
 from cifar_resnet.data.datamodule import ImageDataModule
-from cifar_resnet.data.sources import digits
+from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference import export as exporting
 from cifar_resnet.inference.export import FORMATS, export
 from cifar_resnet.training.classifier import ImageClassifier
 
-Compose = Callable[..., DictConfig]
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export.py"
 
 
@@ -38,7 +36,7 @@ def save(file: Path, data: ImageDataModule, epochs: int = 0, **options: object) 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that knows its digits, normalized in evaluation otherwise than in training."""
-    data = ImageDataModule(*digits(), batch_size=64, flip=False, num_workers=0, test_statistics="test")
+    data = read_data(Digits(), batch_size=64, flip=False, test_statistics="test")
     model = {"_target_": "cifar_resnet.models.CustomResNet", "width": 4}
     return save(tmp_path_factory.mktemp("run") / "last.ckpt", data, 1, model=model, lr_max=0.4)
 
@@ -67,7 +65,7 @@ def run_alone(file: Path, images: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_export_gives_the_checkpoints_probabilities(
-    trained: Path, tmp_path: Path, compose: Compose, capfd: pytest.CaptureFixture[str], name: str
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
     output = tmp_path / f"digits{FORMATS[name].suffix}"
     assert export(compose("export", f"ckpt={trained}", f"format={name}", f"output={output}")) == output
@@ -76,7 +74,7 @@ def test_an_export_gives_the_checkpoints_probabilities(
     assert (len(out.splitlines()), err) == (2, "")
     classifier = ImageClassifier.load_from_checkpoint(trained, weights_only=True).eval()
     assert classifier.mean.tolist() != classifier.test_mean.tolist()
-    images = digits()[0].images[:1000]
+    images = Digits().train().images[:1000]
     with torch.no_grad():
         expected = classifier(torch.from_numpy(images)).softmax(dim=1).numpy()
     assert expected.max(axis=1).mean() > 0.5  # it knows something, so equality says something
@@ -88,7 +86,7 @@ def test_an_export_gives_the_checkpoints_probabilities(
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
 
 
-def test_the_assignments_second_network_is_exported_beside_its_checkpoint(tmp_path: Path, compose: Compose) -> None:
+def test_the_assignments_second_network_is_exported_beside_its_checkpoint(tmp_path: Path) -> None:
     model = {"_target_": "cifar_resnet.models.resnet18", "width": 2}
     checkpoint = save(tmp_path / "last.ckpt", make_data(), model=model)
     assert export(compose("export", f"ckpt={checkpoint}")) == tmp_path / "last.onnx"
@@ -127,7 +125,7 @@ class Counting(Restless):
     [(Restless, "onnx"), (Bright, "exported_program"), (Bright, "torchscript"), (Counting, "torchscript")],
 )
 def test_a_network_that_a_format_cannot_express_leaves_no_file(
-    tmp_path: Path, compose: Compose, capfd: pytest.CaptureFixture[str], network: type[nn.Module], name: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], network: type[nn.Module], name: str
 ) -> None:
     checkpoint = save(tmp_path / "last.ckpt", make_data(), model={"_target_": f"{__name__}.{network.__name__}"})
     older = checkpoint.with_suffix(FORMATS[name].suffix)
@@ -142,9 +140,7 @@ def test_a_network_that_a_format_cannot_express_leaves_no_file(
     assert capfd.readouterr() == ("", "")
 
 
-def test_packages_that_are_missing_are_named(
-    untrained: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packages_that_are_missing_are_named(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name != "onnx" else object())
     with pytest.raises(InputError, match=r"^format=onnx needs .*: pip install onnxscript onnxruntime$"):
         export(compose("export", f"ckpt={untrained}"))
@@ -152,14 +148,14 @@ def test_packages_that_are_missing_are_named(
 
 
 def test_a_network_that_was_compiled_for_training_is_exported_as_it_is(
-    tmp_path: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = save(tmp_path / "last.ckpt", make_data(), compile=True)
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: pytest.fail("compiled"))
     export(compose("export", f"ckpt={checkpoint}", "format=torchscript"))
 
 
-def test_weights_that_diverged_are_refused(untrained: Path, compose: Compose) -> None:
+def test_weights_that_diverged_are_refused(untrained: Path) -> None:
     content = torch.load(untrained, weights_only=True)
     content["state_dict"]["network.fc.weight"][0, 0] = torch.nan
     torch.save(content, untrained)
@@ -172,7 +168,7 @@ def test_weights_that_diverged_are_refused(untrained: Path, compose: Compose) ->
     [
         ([], "ckpt is not set"),
         (["ckpt=none.ckpt"], "ckpt=none.ckpt: no such file"),
-        (["ckpt=CKPT", "format=tflite"], "format=tflite: expected one of onnx, torchscript, exported_program"),
+        (["ckpt=CKPT", "format=tflite"], "format=tflite: expected onnx | torchscript | exported_program"),
         (["ckpt=CKPT", "output=a.pt"], "output=a.pt: give the name of a file that ends in .onnx"),
         (["ckpt=CKPT", "output=none/a.onnx"], "output=none/a.onnx: the folder none does not exist"),
         (["ckpt=copy.pt", "format=torchscript"], "output=copy.pt is the checkpoint itself"),

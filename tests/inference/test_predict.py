@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,17 @@ import torch
 from conftest import make_classifier, make_data, make_trainer
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import DictConfig
 from PIL import Image, ImageOps
+from rich.console import Console
 
+from cifar_resnet.analysis.drawing import CAPTION_HEIGHT, CARD_GAP, IMAGE_SIDE, LONE_IMAGE_SIDE
+from cifar_resnet.cli.command import compose
 from cifar_resnet.data.images import find, printable, read, read_batches
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference import predict as prediction
-from cifar_resnet.inference.predict import BATCH_SIZE, CAPTION, GAP, PIXELS, predict
+from cifar_resnet.inference.predict import BATCH_SIZE, classify, predict
 from cifar_resnet.training.classifier import ImageClassifier
 
-Compose = Callable[..., DictConfig]
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "predict.py"
 COLOUR = (200, 40, 90)
 
@@ -235,7 +235,7 @@ def plain_top(checkpoint: Path, file: Path) -> list[tuple[str, float]]:
 
 
 def test_json_holds_what_a_plain_forward_pass_gives(
-    here: Path, checkpoint: Path, compose: Compose, capsys: pytest.CaptureFixture[str]
+    here: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     count = 2 * BATCH_SIZE + 3
     for number in range(count):
@@ -251,29 +251,50 @@ def test_json_holds_what_a_plain_forward_pass_gives(
     assert ["scaled" in entry["note"] for entry in found[:3]] == [False, True, True]
     assert captured.err == f"images predicted: {count}, files skipped: 0, sheet: predictions.png\n"
     with Image.open("predictions.png") as sheet:
-        assert sheet.size == (4 * (2 * PIXELS + GAP) + GAP, 2 * (PIXELS + CAPTION) + 2 * GAP)
+        assert sheet.width == 3 * (2 * IMAGE_SIDE + CARD_GAP) + CARD_GAP
+        assert sheet.height == 2 * (IMAGE_SIDE + CAPTION_HEIGHT) + 2 * CARD_GAP + 16
 
 
-def test_the_sheet_shows_each_pixel_as_a_square(here: Path, checkpoint: Path, compose: Compose) -> None:
+def test_the_sheet_shows_each_pixel_as_a_square(here: Path, checkpoint: Path) -> None:
     noise(0).save("photos/a.png")
     predict(compose("predict", f"ckpt={checkpoint}", "images=photos/a.png", "output=sheet.png"))
     sheet = np.asarray(Image.open("sheet.png").convert("RGB"))
-    image = sheet[GAP + CAPTION :][:PIXELS, GAP : GAP + PIXELS]
-    enlarged = np.asarray(noise(0)).repeat(PIXELS // 32, axis=0).repeat(PIXELS // 32, axis=1)
+    rows = sheet[CARD_GAP + 16 + CAPTION_HEIGHT :][:IMAGE_SIDE]
+    image, overlay = rows[:, CARD_GAP:][:, :IMAGE_SIDE], rows[:, CARD_GAP + IMAGE_SIDE :][:, :IMAGE_SIDE]
+    enlarged = np.asarray(noise(0)).repeat(IMAGE_SIDE // 32, axis=0).repeat(IMAGE_SIDE // 32, axis=1)
     assert (image == enlarged).all()
-    overlay = sheet[GAP + CAPTION :][:PIXELS, GAP + PIXELS : GAP + 2 * PIXELS]
     assert len(np.unique(overlay.reshape(-1, 3), axis=0)) > 100
     assert not (overlay == enlarged).all()
 
 
-def test_without_a_sheet_nothing_is_written(here: Path, checkpoint: Path, compose: Compose) -> None:
+def test_a_network_that_cannot_be_explained_is_shown_without_maps(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Perceptron(torch.nn.Sequential):
+        def __init__(self, num_classes: int):
+            super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, num_classes))
+
+    classifier = make_classifier(make_data())
+    classifier.network = Perceptron(3)
+    noise(0).save("photos/a.png")
+    picture = read(Path("photos/a.png"))
+    messages = Console(stderr=True, soft_wrap=True)
+    (seen,) = classify(classifier, [picture])
+    prediction.draw_predictions(classifier, [(picture, seen)], messages).savefig("sheet.png")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "images without maps: no stage of the network has a feature map\n")
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width == LONE_IMAGE_SIDE + 2 * CARD_GAP
+
+
+def test_without_a_sheet_nothing_is_written(here: Path, checkpoint: Path) -> None:
     noise(0).save("photos/a.png")
     predict(compose("predict", f"ckpt={checkpoint}", "images=photos/a.png", "sheet=0"))
     assert sorted(path.name for path in here.iterdir()) == ["photos"]
 
 
 def test_the_table_has_a_line_an_image_whatever_its_name(
-    here: Path, checkpoint: Path, compose: Compose, capsys: pytest.CaptureFixture[str]
+    here: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [
         "[red] $x$ :smile:.png",
@@ -332,7 +353,7 @@ def test_one_unreadable_file_is_skipped_and_the_exit_code_says_so(
         (["ckpt=CKPT"], "images is not set"),
         (["ckpt=CKPT", "images=none*"], "images=none*: no file matches"),
         (["ckpt=CKPT", "images=photos"], "images=photos is a folder"),
-        (["ckpt=CKPT", "images=photos/a.png", "format=xml"], "format=xml: expected one of table, json"),
+        (["ckpt=CKPT", "images=photos/a.png", "format=xml"], "format=xml: expected table | json"),
         (["ckpt=CKPT", "images=photos/a.png", "sheet=-1"], "sheet=-1: expected a whole number from 0"),
         (
             ["ckpt=CKPT", "images=photos/a.png", "output=a.jpg"],
@@ -364,7 +385,7 @@ def test_bad_input_is_answered_in_one_line_before_anything_is_written(
     assert Path("photos/a.png").read_bytes() == before
 
 
-def test_two_classes_have_two_probabilities(here: Path, compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_classes_have_two_probabilities(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = make_data()
     trainer = make_trainer(here)
     trainer.strategy.connect(make_classifier(data, classes=["cat", "dog"]))

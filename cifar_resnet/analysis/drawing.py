@@ -1,0 +1,161 @@
+"""Every picture of what a network gets right and wrong: images with their maps, confusion matrix, reliability."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from cifar_resnet.analysis.metrics import Evaluation
+
+# Of a sheet of images, in pixels.
+IMAGE_SIDE = 192  # of an image beside its maps: a multiple of 32, so that each of its pixels becomes a sharp square
+LONE_IMAGE_SIDE = 256  # of an image without maps, likewise: above it 32 characters have room
+CARD_GAP = 20  # between neighbouring images with their maps, and around them
+CAPTION_HEIGHT = 48  # of the two lines above an image
+SHEET_WIDTH = 6 * IMAGE_SIDE + 3 * CARD_GAP  # at most: two images with two maps each, side by side
+
+
+def draw_cards(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[tuple[str, str]], title: str) -> Figure:
+    """Draw a sheet of cards: two lines over an image and, to the right of it, its maps.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]``, N at least 1.
+        maps: ``[M, N, H, W]`` in 0 to 1, M maps for each image; None draws the images alone.
+        captions: the two lines over each image, ``[N]``; cut after 32 characters.
+        title: what the sheet shows; wrapped where it is wider than the sheet, and cut after four lines.
+    """
+    side, panels = (LONE_IMAGE_SIDE, 1) if maps is None else (IMAGE_SIDE, 1 + len(maps))
+    card = side * panels + CARD_GAP
+    columns = min(SHEET_WIDTH // card, len(images))
+    lines = textwrap.wrap(title, int(columns * card / 6.6), max_lines=4, placeholder=" …")
+    top = CARD_GAP + 16 * len(lines)
+    width = columns * card + CARD_GAP
+    height = top + math.ceil(len(images) / columns) * (CAPTION_HEIGHT + side) + CARD_GAP
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+
+    def write(x: int, y: int, text: str, **style: Any) -> None:
+        figure.text(x / width, 1 - y / height, text, parse_math=False, **style)
+
+    write(CARD_GAP, 12, "\n".join(lines), va="top", fontsize=9, color="0.35")
+    size = min(12, card / 29)
+    for place, (image, (first, second)) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(place, columns)
+        x, y = CARD_GAP + column * card, top + row * (CAPTION_HEIGHT + side) + CAPTION_HEIGHT
+        write(x, y - 26, shorten(first, 32), fontsize=size, weight="bold")
+        write(x, y - 7, shorten(second, 32), fontsize=size, color="0.35")
+        for panel, heat in enumerate([None] if maps is None else [None, *maps[:, place]]):
+            corner = ((x + panel * side) / width, 1 - (y + side) / height)
+            draw_image(figure.add_axes((*corner, side / width, side / height)), image, heat)
+    return figure
+
+
+def draw_image(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None) -> None:
+    """Draw an image, or in its place a map over a grey copy of it; of a map that is zero everywhere, say so.
+
+    Args:
+        axes: where.
+        image: uint8 ``[H, W, 3]``.
+        heat: the map, ``[H, W]`` in 0 to 1.
+    """
+    axes.set_axis_off()
+    extent = (0, image.shape[1], image.shape[0], 0)
+    if heat is None:
+        axes.imshow(image, interpolation="nearest", extent=extent)
+        return
+    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
+    if not heat.any():
+        axes.text(
+            0.5, 0.5, "the map is zero:\nnothing speaks\nfor this class", transform=axes.transAxes, ha="center",
+            va="center", fontsize=10, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+        )  # fmt: skip
+        return
+    colours = matplotlib.colormaps["inferno"](heat)
+    colours[..., 3] = 0.25 + 0.5 * heat
+    axes.imshow(colours, interpolation="bilinear", extent=extent)
+
+
+def shorten(name: str, longest: int = 16) -> str:
+    """Return a name of at most ``longest`` characters for a caption."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def percent(probability: float) -> str:
+    """Return a probability, 0 to 1, as text, with a decimal where that does not round it to 0 or 100 %."""
+    return f"{100 * probability:.1f}%" if 0.0005 <= probability < 0.9995 else f"{100 * probability:.0f}%"
+
+
+def draw_confusion_matrix(evaluation: Evaluation) -> Figure:
+    """Draw how many images of each true class were taken for which; right ones in blue, errors in vermilion.
+
+    The colour is the share of the true class, on a square-root scale, so that one error in a hundred is seen.
+    """
+    counts = np.array(evaluation.confusion)
+    cell = float(np.clip(10 / len(counts), 0.14, 0.42))  # inches
+    side = max(3.0, cell * len(counts)) + 1.5
+    figure = Figure(figsize=(side, side), dpi=140, layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    right = np.eye(len(counts), dtype=bool)
+    for others, colours in ((~right, "Blues"), (right, "Oranges")):
+        axes.imshow(np.ma.array(shares, mask=others | (counts == 0)), cmap=colours, norm=PowerNorm(0.5, 0, 1))
+    _write_counts(axes, counts, shares, cell)
+    _name_classes(axes, [shorten(figures.name) for figures in evaluation.classes], cell)
+    axes.set_title(f"{evaluation.errors:,} of {evaluation.images:,} test images misclassified", fontsize=11)
+    return figure
+
+
+def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray, cell: float) -> None:
+    size = min(11.0, cell * 72 / (0.75 * len(str(counts.max()))))
+    if size < 5:  # too small to be read: the colour has to do
+        return
+    for row, column in np.argwhere(counts):
+        ink = "white" if shares[row, column] > 0.4 else "black"
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=ink)
+
+
+def _name_classes(axes: Axes, names: Sequence[str], cell: float) -> None:
+    size = float(np.clip(cell * 50, 5, 11))
+    ticks, borders = range(len(names)), np.arange(len(names) - 1) + 0.5
+    axes.set_xticks(ticks, names, fontsize=size, parse_math=False)
+    axes.set_yticks(ticks, names, fontsize=size, parse_math=False)
+    if max(map(len, names)) > 3:
+        for label in axes.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xticks(borders, minor=True)
+    axes.set_yticks(borders, minor=True)
+    axes.grid(which="minor", color="#dddddd", linewidth=0.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_color("#dddddd")
+    axes.set_xlabel("predicted class", fontsize=11)
+    axes.set_ylabel("true class", fontsize=11)
+
+
+def draw_reliability(evaluation: Evaluation) -> Figure:
+    """Draw how often the network is right against how sure it is, and how many images are how sure."""
+    figure = Figure(figsize=(4.8, 5.4), dpi=140, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    bins = evaluation.calibration
+    upper.plot([0, 1], [0, 1], "--", color="#777777", linewidth=1, label="calibrated")
+    filled = [(bin.confidence, bin.accuracy) for bin in bins if bin.accuracy is not None]
+    confidence = [confidence for confidence, _ in filled]
+    share, low, high = np.array([(accuracy.value, accuracy.low, accuracy.high) for _, accuracy in filled]).T
+    upper.vlines(confidence, low, high, color="#0072B2", linewidth=1, label="95% Wilson interval")
+    upper.vlines(confidence, confidence, share, color="#D55E00", linewidth=4, alpha=0.7, label="gap")
+    upper.plot(confidence, share, "o", color="#0072B2", ms=5, label="images of one bin")
+    upper.set(ylabel="share of images that is right", xlim=(0, 1), ylim=(-0.02, 1.02))
+    upper.set_title(f"Expected calibration error (mean gap) {evaluation.calibration_error:.2%}", fontsize=11)
+    upper.legend(loc="best", frameon=False)
+    edges = [bin.low for bin in bins]
+    lower.bar(edges, [bin.images for bin in bins], bins[0].high, align="edge", color="#999999", edgecolor="white")
+    lower.set(xlabel="confidence: probability of the predicted class", ylabel="images")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,67 @@
+"""The one place that keeps what the network says of the test images, for all that is made of it afterwards."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from cifar_resnet.errors import InputError
+
+
+class OutputCollector(Callback):
+    """Keeps the network's outputs and the labels of a test run, in the order of the test images.
+
+    Give it to the Trainer beside the callbacks that read it, which do so when the test epoch ends; it may stand before
+    or behind them.
+
+    Args:
+        flip: classify the mirror images as well.
+    """
+
+    def __init__(self, flip: bool = False):
+        self.flip = flip
+        self._logits: list[Tensor] = []
+        self._mirrored: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The probability of each class, float32 ``[N, classes]`` in 0 to 1, on the CPU.
+
+        Raises:
+            InputError: the network's outputs are not numbers.
+        """
+        return _probabilities(self._logits)
+
+    @property
+    def mirrored(self) -> Tensor | None:
+        """As `probabilities`, those of the mirror images; None without ``flip``."""
+        return _probabilities(self._mirrored) if self.flip else None
+
+    @property
+    def labels(self) -> Tensor:
+        """The true classes, int64 ``[N]``, on the CPU."""
+        return torch.cat(self._labels).cpu()
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier run."""
+        self._logits, self._mirrored, self._labels = [], [], []
+
+    def on_test_batch_end(  # type: ignore[no-untyped-def]
+        self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the logits; they stay on the device until they are asked for."""
+        images, labels = batch
+        self._logits.append(outputs)
+        self._labels.append(labels)
+        if self.flip:
+            with trainer.precision_plugin.forward_context():  # that of the test step, which is over by now
+                self._mirrored.append(pl_module(images.flip(2)))
+
+
+def _probabilities(logits: Sequence[Tensor]) -> Tensor:
+    probabilities = torch.cat(list(logits)).float().softmax(dim=1).cpu()
+    if probabilities.isnan().any():
+        raise InputError("the network's outputs are not numbers: its training diverged; take another checkpoint")
+    return probabilities

@@ -1,0 +1,20 @@
+"""The file that a command writes: checked before there is anything to write."""
+
+import os
+from pathlib import Path
+
+from cifar_resnet.errors import InputError
+
+
+def output_file(name: str, suffix: str) -> Path:
+    """Return the path of a file that can be written.
+
+    Raises:
+        InputError: the name does not end in ``suffix``, or there is no such folder, or one that cannot be written to.
+    """
+    path = Path(name)
+    if path.suffix != suffix or path.is_dir():
+        raise InputError(f"output={name}: give the name of a file that ends in {suffix}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"output={name}: the folder {path.parent} does not exist or cannot be written to")
+    return path
