@@ -105,7 +105,7 @@ def main() -> None:
     cv2.setNumThreads(0)
 
     images, origin = measure.images(options.root, options.images)
-    data = ImageDataModule(images, images, batch_size=options.batch_size, cutout=CUTOUT, num_workers=0)
+    data = measure.image_data(images, images, batch_size=options.batch_size, cutout=CUTOUT, num_workers=0)
     ours = data.train_dataloader()
     loaders: dict[str, Iterable[Any]] = {
         "this project": ours,
@@ -118,7 +118,7 @@ def main() -> None:
     measure.in_turn(tasks, 1)  # first calls import, compile and allocate
     seconds = measure.in_turn(tasks, options.repeats)
 
-    count = len(ours) * ours.dataset.batch_size
+    count = len(ours) * ours.batches.batch_size
     rates = {name: [count / second for second in measured] for name, measured in seconds.items()}
     textbook = rates["textbook, albumentations"]
     rows = [

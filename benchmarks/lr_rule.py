@@ -30,9 +30,7 @@ from omegaconf import DictConfig
 
 from cifar_resnet import build
 from cifar_resnet.cli.command import CONFIGS
-from cifar_resnet.data import sources
-from cifar_resnet.data.datamodule import ImageDataModule
-from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.data.sources import Digits, Folder, ImageSet, Source
 from cifar_resnet.lr import bounds as lr_bounds
 from cifar_resnet.lr import search as lr_search
 
@@ -93,7 +91,7 @@ class Bench:
             self.config: DictConfig = hydra.compose("train", overrides)
         build.prepare(self.config)
         real = setting.data == "cifar"
-        self.data = ImageDataModule(
+        self.data = measure.image_data(
             *images,
             batch_size=setting.batch_size,
             flip=real,
@@ -165,12 +163,17 @@ def main() -> None:
         parser.error(f"settings are {', '.join(repr(setting.name) for setting in SETTINGS)}")
 
     read: dict[str, Callable[[], tuple[ImageSet, ImageSet]]] = {
-        "cifar": functools.cache(lambda: sources.folder(options.root)),
-        "digits": sources.digits,
+        "cifar": functools.cache(lambda: both(Folder(options.root))),
+        "digits": functools.cache(lambda: both(Digits())),
     }
     for setting in chosen:
         complete(setting, read[setting.data], options.record)
     show([(setting, lines(options.record, setting)) for setting in chosen], options)
+
+
+def both(source: Source) -> tuple[ImageSet, ImageSet]:
+    """Read the training and the test images."""
+    return source.train(), source.test()
 
 
 def lines(record: Path, setting: Setting) -> dict[tuple[int, Any], dict[str, Any]]:

@@ -15,14 +15,14 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
 from cifar_resnet.cli.command import CONFIGS
-from cifar_resnet.data import sources
-from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.sources import Folder, ImageSet, InMemory
 
 
 def arguments(description: str | None, repeats: int = 5) -> argparse.ArgumentParser:
@@ -43,11 +43,19 @@ def images(root: str | None, count: int) -> tuple[ImageSet, str]:
     Sets smaller than ``count`` are repeated, so that they fill as much memory as real ones.
     """
     if root is not None:
-        train, _ = sources.folder(root)
+        train = Folder(root).train()
         return train.subset(np.arange(count) * 7919 % len(train)), f"{root} ({len(train):,} images)"
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
     return ImageSet(noise, np.arange(count) % 10, tuple("0123456789")), "synthetic noise"
+
+
+def image_data(train: ImageSet, test: ImageSet, **options: Any) -> ImageDataModule:
+    """Wrap images as a run does, with the project's defaults but for ``options``."""
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / "_batches.yaml"))
+    data = ImageDataModule(InMemory(train, test), **{**defaults, "seed": 0, **options})
+    data.setup()
+    return data
 
 
 def training_configuration(folder: str, overrides: Mapping[str, Any]) -> DictConfig:

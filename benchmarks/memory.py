@@ -46,7 +46,7 @@ def tree_memory(images: int, workers: int, start_method: str, root: str | None) 
 
 def image_data(images: int, workers: int, root: str | None) -> ImageDataModule:
     train, _ = measure.images(root, images)
-    return ImageDataModule(train, train.subset(train.labels[:1]), num_workers=workers)
+    return measure.image_data(train, train.subset(train.labels[:1]), num_workers=workers)
 
 
 def proportional_set_size(process: str) -> int:

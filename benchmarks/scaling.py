@@ -14,7 +14,6 @@ import numpy as np
 
 from cifar_resnet import build
 from cifar_resnet.callbacks.history import History
-from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import ImageSet
 
 
@@ -23,7 +22,7 @@ def seconds_an_epoch(images: ImageSet, width: int, workers: int | None) -> float
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         config = measure.training_configuration(folder, {"model.width": width, "trainer.max_epochs": 2})
         build.prepare(config)
-        data = ImageDataModule(images, images.subset(np.arange(10)), num_workers=workers)
+        data = measure.image_data(images, images.subset(np.arange(10)), num_workers=workers)
         history = History()
         trainer = build.build_trainer(config, [history])
         trainer.fit(build.build_classifier(config, data), datamodule=data)

@@ -210,13 +210,13 @@ LOOPS: dict[str, Callable[..., None]] = {
 
 def image_data(options: argparse.Namespace, workers: int | None = 0) -> ImageDataModule:
     images, _ = measure.images(options.root, options.steps * options.batch_size)
-    return ImageDataModule(images, images, batch_size=options.batch_size, num_workers=workers)
+    return measure.image_data(images, images, batch_size=options.batch_size, num_workers=workers)
 
 
 def ready(data: ImageDataModule) -> list[Batch]:
     """Return the batches of an epoch."""
-    dataset = data.train_dataloader().dataset
-    return [dataset[0, batch] for batch in range(len(dataset))]
+    batches = data.train_dataloader().batches
+    return [batches[0, batch] for batch in range(len(batches))]
 
 
 def autocast(precision: str) -> torch.autocast:

@@ -1,30 +1,29 @@
-"""From a configuration to a prepared process, data, classifier and trainer."""
+"""From a configuration to a prepared process, data, classifier and trainer: the one place that builds."""
 
 import ctypes
 import logging
 import platform
 import warnings
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
-from cifar_resnet import checks
 from cifar_resnet.callbacks.progress import StepProgressBar
+from cifar_resnet.cli.schema import Evaluate, Train
 from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.classifier import ImageClassifier
+from cifar_resnet.training.named import make
 
-NO_NEWS = (
+IGNORED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # images are in memory: see `ImageDataModule`
-    ".*AMP with fp16 is not supported on CPU",  # `announce` says it
+    ".*AMP with fp16 is not supported on CPU",  # the experiment says it in its own words
     "You passed in a `val_dataloader` but have no `validation_step`",  # the search looks at the training loss alone
     ".*The dirpath has changed from",  # a resumed run has a folder of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own business
@@ -34,13 +33,13 @@ NO_NEWS = (
 """Beginnings of warnings that tell the user nothing that can be acted on."""
 
 
-def prepare(config: DictConfig) -> None:
+def prepare(seed: int) -> None:
     """Seed everything and set up the process."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in NO_NEWS:
+    for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    seed_everything(config.seed, workers=True, verbose=False)
+    seed_everything(seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")  # TF32 where there is TF32
     keep_freed_memory()
 
@@ -58,76 +57,72 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, -1)
 
 
-def build_data(config: DictConfig) -> ImageDataModule:
-    """Read the images and wrap them."""
-    options: Any = OmegaConf.to_container(config.data, resolve=True)
-    source = options.pop("source")
-    for key in ("root", "resize"):  # these the source has taken
-        options.pop(key, None)
-    try:
-        train_images, test_images = instantiate(source)
-        return ImageDataModule(train_images, test_images, **options, seed=config.seed)
-    except InstantiationException as error:
-        raise checks.reason(error, "data.source") from error
-    except TypeError as error:
-        raise InputError(f"data: {one_line(error)}") from error
+def build_data(config: Train | Evaluate) -> ImageDataModule:
+    """Make the data module; it has read no image yet.
+
+    Raises:
+        InputError: `data.source` does not make a `Source`.
+    """
+    source = make(Source, config.data.source.call, "data.source")  # type: ignore[type-abstract]
+    if isinstance(config, Evaluate):
+        return ImageDataModule(source)
+    return ImageDataModule(
+        source,
+        **config.data.model_dump(exclude={"source", "root", "resize"}),
+        seed=config.seed,
+        accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+    )
 
 
-def build_classifier(config: DictConfig, data: ImageDataModule) -> ImageClassifier:
-    """Make the network, with what it needs to know of the data."""
-    options: Any = OmegaConf.to_container(config, resolve=True)
-    try:
-        return ImageClassifier(
-            model=options["model"],
-            classes=list(data.classes),
-            mean=data.mean,
-            std=data.std,
-            test_mean=data.test_mean,
-            test_std=data.test_std,
-            optimizer=options["optimizer"],
-            **options["schedule"],
-            max_epochs=config.trainer.max_epochs,
-            **options["classifier"],
-            watched=data.watched,
-        )
-    except InstantiationException as error:
-        raise checks.reason(error, "model") from error
+def build_classifier(config: Train, data: ImageDataModule) -> ImageClassifier:
+    """Make the network, with what it needs to know of the data.
+
+    Raises:
+        InputError: `model` does not make a network.
+    """
+    return ImageClassifier(
+        model=config.model.call,
+        classes=list(data.classes),
+        mean=data.mean,
+        std=data.std,
+        test_mean=data.test_mean,
+        test_std=data.test_std,
+        optimizer=config.optimizer.call,
+        **config.schedule.model_dump(),
+        max_epochs=config.trainer.max_epochs,
+        **config.classifier.model_dump(),
+        validation_name=data.validation_name,
+    )
 
 
-def build_trainer(config: DictConfig, callbacks: list[Callback]) -> Trainer:
-    """Make Lightning's Trainer, with progress in a terminal, checkpoints and TensorBoard."""
-    options: Any = OmegaConf.to_container(config.trainer, resolve=True)
-    checks.check_trainer_options(options)
+def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback]) -> Trainer:
+    """Make Lightning's Trainer, with progress in a terminal, checkpoints and TensorBoard.
+
+    Raises:
+        InputError: this machine cannot do what the configuration asks for.
+    """
+    options = config.trainer.model_dump()
     in_terminal = get_console().is_terminal
+    own: list[Callback] = [LearningRateMonitor("step")]
     if in_terminal:
-        callbacks = [*callbacks, RichModelSummary(max_depth=2)]
-        if options["enable_progress_bar"]:
-            callbacks.append(StepProgressBar())
-    checkpoints = [ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)]
-    if config.data.val_size:
-        best = ModelCheckpoint(filename="best", enable_version_counter=False, monitor="val/accuracy", mode="max")
-        checkpoints.append(best)
-    logger = TensorBoardLogger(options["default_root_dir"], "lightning_logs", default_hp_metric=False)
+        own.append(RichModelSummary(max_depth=2))
+    if in_terminal and config.trainer.enable_progress_bar:
+        own.append(StepProgressBar())
+    own.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
+    if isinstance(config, Train) and config.data.val_size:
+        own.append(ModelCheckpoint(filename="best", enable_version_counter=False, monitor="val/accuracy", mode="max"))
     options |= {
-        "logger": logger,
-        "callbacks": [*callbacks, LearningRateMonitor("step"), *checkpoints],
-        "enable_progress_bar": in_terminal and options["enable_progress_bar"],
+        "logger": TensorBoardLogger(config.trainer.default_root_dir, "lightning_logs", default_hp_metric=False),
+        "callbacks": [*callbacks, *own],
+        "enable_progress_bar": in_terminal and config.trainer.enable_progress_bar,
         "enable_model_summary": in_terminal,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,  # the data module gives each device its share of a batch itself
-        "benchmark": not options["deterministic"],
+        "benchmark": not config.trainer.deterministic,
     }
     try:
-        trainer = Trainer(**options)
+        return Trainer(**options)
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"trainer: {one_line(error)} (accelerator=auto devices=1 strategy=auto precision=32-true work anywhere)"
         ) from error
-    checks.check_cores(trainer)
-    return trainer
-
-
-def run_logger(trainer: Trainer) -> TensorBoardLogger | None:
-    """Return what this process records the run with: nothing beside the first device, and under ``fast_dev_run``."""
-    logger = trainer.logger
-    return logger if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero else None

@@ -1,88 +1,87 @@
 """The three jobs: train, find the learning-rate bounds, evaluate."""
 
-import shlex
-import sys
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
-from omegaconf import DictConfig
 
 from cifar_resnet import checks
-from cifar_resnet.analysis.metrics import Evaluation, show
-from cifar_resnet.build import build_classifier, build_data, build_trainer, prepare, run_logger
+from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
+from cifar_resnet.build import build_classifier, build_data, build_trainer, prepare
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.history import History
+from cifar_resnet.callbacks.outputs import OutputCollector
+from cifar_resnet.cli.schema import Evaluate, LrFind, Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError
-from cifar_resnet.lr import search as lr_search
-from cifar_resnet.results import run_folder as records
-from cifar_resnet.results.run_folder import device_name, say
-from cifar_resnet.training.checkpoint import check_classes, load_classifier, read_checkpoint
+from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep
+from cifar_resnet.results.run_folder import RunFolder, TrainResult, device_name, print_once
+from cifar_resnet.training.checkpoint import check_classes, load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
-STEP_OPTIONS = ("accelerator", "precision", "accumulate_grad_batches", "gradient_clip_val", "deterministic")
+STEP_OPTIONS = {
+    "accelerator",
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "deterministic",
+}
 """The Trainer options that change what an optimizer step does; the search uses them too."""
 
 
-def train(config: DictConfig) -> dict[str, Any]:
+def train(config: Train) -> TrainResult:
     """Search the bounds where they are not given, train, test, and leave a run in ``lightning_logs/version_N/``.
-
-    Returns:
-        What ``summary.json`` holds.
 
     Raises:
         InputError: something in the configuration cannot work; found before training, nothing was written then.
     """
-    prepare(config)
-    history, gallery = History(), MisclassifiedGallery(**config.gallery, seed=config.seed)
-    trainer = build_trainer(config, [history, gallery, Evaluator()])
-    checks.check_share(config.data.batch_size, trainer.world_size)
-    checkpoint = resume(config)
-    gallery.check(rehearse(config))
-    data = build_data(config)
-    checks.check_lengths(config, data, checkpoint)
-    classifier = build_classifier(config, data)
+    prepare(config.seed)
+    history, outputs = History(), OutputCollector()
+    evaluator, gallery = (
+        Evaluator(outputs),
+        MisclassifiedGallery(outputs, **config.gallery.model_dump(), seed=config.seed),
+    )
+    trainer = build_trainer(config, [history, outputs, evaluator, gallery])
+    checkpoint = checks.before_data(config, trainer)
+    gallery.check(checks.try_classifier(config))
+    data = read_images(config)
+    checks.after_data(config, data, checkpoint)
+    classifier = build_classifier(with_bounds_of(checkpoint, config), data)
     announce(config, data, classifier, trainer)
-    found = find_bounds(config, classifier, data)
-    logger = run_logger(trainer)
-    if logger:
-        records.begin(config, found, logger)
-        records.log_graph(classifier, logger)
+    found = find_bounds(config, classifier, data, trainer) if trainer.is_global_zero else None
+    run = RunFolder(config, trainer)
+    run.begin(found)
+    run.log_graph(classifier)
     trainer.fit(classifier, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
-    (metrics,) = trainer.test(classifier, datamodule=data, verbose=False)
-    summary = records.summarize(config, trainer, classifier, history, gallery, metrics)
-    if logger:
-        records.finish(config, summary, logger)
-    return summary
+    trainer.test(classifier, datamodule=data, verbose=False)
+    return run.finish(classifier, history, evaluator)
 
 
-def find_lr(config: DictConfig) -> lr_search.LrSearch:
+def find_lr(config: LrFind) -> LrSearch:
     """Run the search alone, print the bounds, and leave ``lr_find.json`` and ``lr_find.png`` in a new run folder.
 
     Raises:
         InputError: something in the configuration cannot work, or the loss never fell; nothing was written then.
     """
-    prepare(config)
-    config.schedule.lr_min = config.schedule.lr_max = None
+    prepare(config.seed)
     trainer = build_trainer(config, [])
-    rehearse(config)
-    data = build_data(config)
-    checks.check_lengths(config, data, checkpoint=None)
+    checks.before_data(config, trainer)
+    checks.try_classifier(config)
+    data = read_images(config)
+    checks.after_data(config, data, {})
     classifier = build_classifier(config, data)
     announce(config, data, classifier, trainer)
-    found = find_bounds(config, classifier, data)
+    found = find_bounds(config, classifier, data, trainer)
     assert found is not None
-    logger = run_logger(trainer)
-    if logger:
-        records.begin(config, found, logger)
-    say(f"train with them: python scripts/train.py {shlex.join(sys.argv[1:])}")  # `find_bounds` has added them
+    RunFolder(config, trainer).begin(found)
+    bounds = f"schedule.lr_min={found.bounds.lr_min:g} schedule.lr_max={found.bounds.lr_max:g}"
+    print_once(f"train with them: the same keys behind python scripts/train.py, and {bounds}")
     return found
 
 
-def evaluate(config: DictConfig) -> Evaluation:
+def evaluate(config: Evaluate) -> Evaluation:
     """Evaluate a checkpoint on the test images, print the figures, and leave them, with pictures, in a new run folder.
 
     The statistics that normalize the images are the checkpoint's.
@@ -91,75 +90,81 @@ def evaluate(config: DictConfig) -> Evaluation:
         InputError: something in the configuration cannot work, or the checkpoint's classes are not those of the data;
             nothing was written then.
     """
-    prepare(config)
+    prepare(config.seed)
     classifier = load_classifier(config.ckpt)
-    evaluator = Evaluator(flip=config.tta == "flip")
-    gallery = MisclassifiedGallery(**config.gallery, seed=config.seed)
+    outputs = OutputCollector(flip=config.tta == "flip")
+    evaluator, gallery = (
+        Evaluator(outputs),
+        MisclassifiedGallery(outputs, **config.gallery.model_dump(), seed=config.seed),
+    )
     gallery.check(classifier)
-    trainer = build_trainer(config, [evaluator, gallery])
-    data = build_data(config)
-    checks.limited("test", len(data.test_dataloader()), config)
+    trainer = build_trainer(config, [outputs, evaluator, gallery])
+    data = read_images(config, "test")
     check_classes(config.ckpt, classifier.classes, data.classes)
-    device = device_name(trainer.strategy.root_device)
-    say(f"data: {len(data.test):,} test images, {len(data.classes)} classes, on {device}")
-    logger = run_logger(trainer)
-    if logger:
-        records.begin(config, None, logger)
+    print_once(f"data: {count_images(data)}, on {device_name(trainer.strategy.root_device)}")
+    run = RunFolder(config, trainer)
+    run.begin()
     trainer.test(classifier, datamodule=data, verbose=False)
     assert evaluator.evaluation is not None
     if trainer.is_global_zero:
-        show(evaluator.evaluation)
-    if logger:
-        folder = Path(logger.log_dir)
-        say(f"look at it: tensorboard --logdir {folder.parent}      (or the pictures in {folder})")
+        print_evaluation(evaluator.evaluation)
+    run.point_to_it()
     return evaluator.evaluation
 
 
-def rehearse(config: DictConfig) -> ImageClassifier:
-    """Build the classifier for two blank images, so that a mistake is found before any are decoded."""
-    config = config.copy()
-    config.classifier.compile = False  # it takes a minute
-    with isolate_rng():
-        classifier = build_classifier(config, checks.blank_data())
-        checks.check_classifier(classifier)
-    return classifier
+def read_images(config: Train | Evaluate, stage: str | None = None) -> ImageDataModule:
+    """Return the data with the images of a stage in it, ``fit`` or ``test``; None reads those of both."""
+    data = build_data(config)
+    data.prepare_data()
+    data.setup(stage)
+    return data
 
 
-def resume(config: DictConfig) -> dict[str, Any] | None:
-    """Return the checkpoint that training goes on from, and take its bounds; refuse what cannot be resumed."""
-    if config.ckpt_path is None:
-        return None
-    checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path")
-    checks.check_resumable(config, checkpoint)
-    for key in ("lr_min", "lr_max"):
-        before = checkpoint["hyper_parameters"][key]
-        if config.schedule[key] not in (None, before):
-            raise InputError(
-                f"schedule.{key}={config.schedule[key]}: the checkpoint has {before}; leave it out to resume"
-            )
-        config.schedule[key] = before
-    return checkpoint
+def with_bounds_of(checkpoint: Mapping[str, Any], config: Train) -> Train:
+    """Return the configuration with the bounds with which the training began that is gone on with."""
+    if not checkpoint:
+        return config
+    bounds = {name: checkpoint["hyper_parameters"][name] for name in ("lr_min", "lr_max")}
+    return config.model_copy(update={"schedule": config.schedule.model_copy(update=bounds)})
 
 
-def announce(config: DictConfig, data: ImageDataModule, classifier: ImageClassifier, trainer: Trainer) -> None:
+def announce(config: Train, data: ImageDataModule, classifier: ImageClassifier, trainer: Trainer) -> None:
     """Say in a few lines what is about to happen."""
-    watched = f", {len(data.val):,} for validation" if data.val is not None else ""
-    say(f"data: {len(data.train):,} training{watched} and {len(data.test):,} test images, {len(data.classes)} classes")
+    print_once(f"data: {count_images(data)}")
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     device = trainer.strategy.root_device
-    say(f"network: {config.model._target_.rpartition('.')[2]}, {parameters:,} parameters, on {device_name(device)}")
+    network = config.model.target.rpartition(".")[2]
+    print_once(f"network: {network}, {parameters:,} parameters, on {device_name(device)}")
     if device.type == "cpu" and config.trainer.precision == "16-mixed":
-        say("precision: 16-mixed needs a GPU; a CPU runs bf16-mixed, often slower than trainer.precision=32-true")
+        print_once(
+            "precision: 16-mixed needs a GPU; a CPU runs bf16-mixed, often slower than trainer.precision=32-true"
+        )
 
 
-def find_bounds(config: DictConfig, classifier: ImageClassifier, data: ImageDataModule) -> lr_search.LrSearch | None:
-    """Give the classifier its LRMIN and LRMAX: those of the configuration, else those that the search finds."""
+def count_images(data: ImageDataModule) -> str:
+    """Return how many images of each part were read, and how many classes there are."""
+    parts = {"training": data.train, "validation": data.val, "test": data.test}
+    images = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+    return f"{images} images, {len(data.classes)} classes"
+
+
+def find_bounds(config: Train, classifier: ImageClassifier, data: ImageDataModule, trainer: Trainer) -> LrSearch | None:
+    """Give the classifier its LRMIN and LRMAX: those of the configuration, else those that the search finds.
+
+    The first device alone searches; when training begins the others take its bounds (`ImageClassifier.setup`).
+    """
     hparams = classifier.hparams
     if None not in (hparams["lr_min"], hparams["lr_max"]):
         return None
-    found = lr_search.search(
-        classifier, data, **config.lr_search, trainer_options={name: config.trainer[name] for name in STEP_OPTIONS}
-    )
+    step_options = config.trainer.model_dump(include=STEP_OPTIONS)
+    index = trainer.strategy.root_device.index
+    devices = 1 if index is None else [index]
+    if config.trainer.fast_dev_run:
+        try_sweep(classifier, data, devices, step_options)
+        hparams["lr_min"], hparams["lr_max"] = config.lr_search.lowest, 10 * config.lr_search.lowest
+        print_once(f"LR search: {TRIED_STEPS} steps tried, too few for bounds; fast_dev_run goes on with low rates")
+        return None
+    found = search(classifier, data, **config.lr_search.model_dump(), devices=devices, trainer_options=step_options)
     for name in ("lr_min", "lr_max"):
         if hparams[name] is None:
             hparams[name] = getattr(found.bounds, name)
@@ -168,9 +173,7 @@ def find_bounds(config: DictConfig, classifier: ImageClassifier, data: ImageData
             f"schedule.lr_min={hparams['lr_min']:g} is not below schedule.lr_max={hparams['lr_max']:g}, "
             "one of which was found by the search: give both, or neither"
         )
-    # Lightning starts the processes of further devices with this command line: they take the bounds from there.
-    sys.argv += [f"schedule.{name}={hparams[name]!r}" for name in ("lr_min", "lr_max")]
-    say(
+    print_once(
         f"LR search: lr_min={found.bounds.lr_min:g} lr_max={found.bounds.lr_max:g}  "
         f"({found.summary}; {found.seconds:.1f} s)"
     )

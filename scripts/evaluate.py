@@ -1,13 +1,11 @@
 """Evaluate a checkpoint, and see what it gets wrong: `python scripts/evaluate.py --help` shows the keys."""
 
-from omegaconf import DictConfig
-
 from cifar_resnet.cli.command import command
-from cifar_resnet.cli.schema import one_of, optional
+from cifar_resnet.cli.schema import Evaluate
 
 
-@command("evaluate", tta=optional(one_of("flip")))
-def main(config: DictConfig) -> None:
+@command("evaluate")
+def main(config: Evaluate) -> None:
     """Evaluate as configured."""
     from cifar_resnet.experiment import evaluate
 

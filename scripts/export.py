@@ -1,13 +1,11 @@
 """Turn a checkpoint into a file that runs without this project: `python scripts/export.py --help` shows the keys."""
 
-from omegaconf import DictConfig
-
 from cifar_resnet.cli.command import command
-from cifar_resnet.cli.schema import TEXT, one_of, optional
+from cifar_resnet.cli.schema import Export
 
 
-@command("export", format=one_of("onnx", "torchscript", "exported_program"), output=optional(TEXT))
-def main(config: DictConfig) -> None:
+@command("export")
+def main(config: Export) -> None:
     """Export as configured."""
     from cifar_resnet.inference.export import export
 

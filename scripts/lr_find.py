@@ -1,12 +1,11 @@
 """Find the learning-rate bounds without training: `python scripts/lr_find.py --help` shows the keys."""
 
-from omegaconf import DictConfig
-
 from cifar_resnet.cli.command import command
+from cifar_resnet.cli.schema import LrFind
 
 
 @command("lr_find")
-def main(config: DictConfig) -> None:
+def main(config: LrFind) -> None:
     """Search as configured."""
     from cifar_resnet.experiment import find_lr
 

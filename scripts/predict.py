@@ -2,14 +2,12 @@
 
 import sys
 
-from omegaconf import DictConfig
-
 from cifar_resnet.cli.command import command
-from cifar_resnet.cli.schema import TEXT, one_of, whole
+from cifar_resnet.cli.schema import Predict
 
 
-@command("predict", images=TEXT, format=one_of("table", "json"), sheet=whole(0, 100), output=TEXT)
-def main(config: DictConfig) -> None:
+@command("predict")
+def main(config: Predict) -> None:
     """Predict as configured; exit code 1 says that a file could not be read."""
     from cifar_resnet.inference.predict import predict
 

@@ -1,12 +1,11 @@
 """Train, and see what went wrong: `python scripts/train.py --help` shows the keys."""
 
-from omegaconf import DictConfig
-
 from cifar_resnet.cli.command import command
+from cifar_resnet.cli.schema import Train
 
 
 @command("train")
-def main(config: DictConfig) -> None:
+def main(config: Train) -> None:
     """Train as configured."""
     from cifar_resnet.experiment import train
 

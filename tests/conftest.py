@@ -1,11 +1,10 @@
-"""What several tests share: small image sets, a small classifier, a quick Trainer, composed configurations, a small
-CIFAR-10 archive."""
+"""What several tests share: small image sets, a small classifier, a quick Trainer, a small CIFAR-10 archive."""
 
 import hashlib
 import io
 import pickle
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,20 +12,28 @@ from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Trainer, seed_everything
-from omegaconf import DictConfig
 from torchvision.datasets import CIFAR10
 
-from cifar_resnet.cli.command import CONFIGS
 from cifar_resnet.data.datamodule import ImageDataModule
-from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.data.sources import ImageSet, InMemory, Source
 from cifar_resnet.training.classifier import ImageClassifier
 
 SGD = {"_target_": "torch.optim.SGD", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+
+DATA = {
+    "batch_size": 16,
+    "num_workers": 0,
+    "padding": "reflect",
+    "flip": True,
+    "cutout": 8,
+    "val_size": 0,
+    "train_size": None,
+    "test_statistics": "train",
+    "seed": 0,
+}
 
 
 def make_image_set(count: int, classes: int = 3, seed: int = 0) -> ImageSet:
@@ -40,8 +47,14 @@ def make_image_set(count: int, classes: int = 3, seed: int = 0) -> ImageSet:
 
 
 def make_data(train: int = 48, test: int = 12, **options: Any) -> ImageDataModule:
-    options = {"batch_size": 16, "num_workers": 0} | options
-    return ImageDataModule(make_image_set(train), make_image_set(test, seed=1), **options)
+    return read_data(InMemory(make_image_set(train), make_image_set(test, seed=1)), **options)
+
+
+def read_data(source: Source, **options: Any) -> ImageDataModule:
+    """A data module that has read all images."""
+    data = ImageDataModule(source, **DATA | options)
+    data.setup()
+    return data
 
 
 def make_classifier(data: ImageDataModule, seed: int = 0, **options: Any) -> ImageClassifier:
@@ -79,14 +92,6 @@ def make_trainer(folder: Path, **options: Any) -> Trainer:
         }
         | options
     )
-
-
-@pytest.fixture
-def compose() -> Iterator[Callable[..., DictConfig]]:
-    """Compose a command's configuration as its script does: ``compose("train", "seed=1")``."""
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        yield lambda name, *overrides: hydra.compose(name, overrides=list(overrides))
-    GlobalHydra.instance().clear()
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

@@ -1,6 +1,5 @@
 """The Trainer as the scripts build it: what a step costs beside the network."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,11 @@ import pytest
 import torch
 from conftest import make_data
 from lightning.pytorch import Callback, LightningModule, Trainer
-from omegaconf import DictConfig
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701  torch documents it under this name
 
 from cifar_resnet import build
+from cifar_resnet.cli.command import compose
 
 LOGGED = 4
 
@@ -27,7 +26,7 @@ class Transfers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        read = func is torch.ops.aten._local_scalar_dense.default
+        read = func is torch.ops.aten._local_scalar_dense.default  # noqa: SLF001  the operator's name
         sent = func is torch.ops.aten.lift_fresh.default and isinstance(result, Tensor) and result.dim() == 0
         self.counts[self.step] = self.counts.get(self.step, 0) + (read or sent)
         return result
@@ -46,7 +45,6 @@ def test_only_logged_steps_wait_for_the_device(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    compose: Callable[..., DictConfig],
     in_terminal: bool,
 ) -> None:
     monkeypatch.setattr("rich._console", None)  # made anew when it is asked for

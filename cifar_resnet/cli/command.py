@@ -1,53 +1,75 @@
-"""From the command line to a checked configuration, in well under a second: nothing here imports torch."""
+"""From a command line to a job: compose the configuration, check it, call; without torch until the job imports it."""
 
+import argparse
+import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from cifar_resnet.cli import overrides
-from cifar_resnet.cli.overrides import CONFIGS
-from cifar_resnet.cli.schema import EXPECTED, Expected, typed
-from cifar_resnet.errors import InputError
+from cifar_resnet.cli import overrides, schema
+from cifar_resnet.errors import InputError, one_line
 
-MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")
-"""Values of `trainer.precision` under which Lightning refuses to clip for an optimizer that unscales by itself."""
-ABSENT = object()
-"""Stands for the value of a key that a configuration does not have."""
+Job = Callable[[Any], object]
+
+SWEEP_JOB = "CIFAR_RESNET_SWEEP_JOB"
+"""Environment variable with the overrides of one job of a sweep: processes that it starts do this job alone."""
 
 
-def command(name: str, **own: Expected) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make a command line of a function: compose ``configs/NAME.yaml`` with the overrides, check it, call.
+def compose(name: str, *typed: str) -> Any:
+    """Return the configuration of a command, checked: an object of its class in `schema.COMMANDS`.
 
-    ``own`` is what the command's own keys accept, beside `EXPECTED`.
+    Raises:
+        InputError: a key or a value cannot be used.
+    """
+    return _check(name, _compose(name, typed))
+
+
+def _compose(name: str, typed: Iterable[str]) -> DictConfig:
+    keys = schema.describe(schema.COMMANDS[name])
+    readable = [overrides.read_override(each, keys, schema.COMMANDS[name].groups) for each in typed]
+    try:
+        with hydra.initialize_config_dir(str(overrides.CONFIGS), version_base="1.3"):
+            return hydra.compose(name, readable)
+    except HydraException as error:
+        key = getattr(error.__cause__, "full_key", None)
+        raise InputError(overrides.no_such_key(key, keys) if key else one_line(error)) from error
+
+
+def _check(name: str, config: DictConfig) -> Any:
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return schema.COMMANDS[name].model_validate(values)
+    except MissingMandatoryValue as error:
+        raise InputError(f"{error.full_key} is not set: give {error.full_key}=VALUE (--help says which)") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    except ValidationError as error:
+        raise InputError(schema.explain(error, schema.COMMANDS[name])) from error
+
+
+def command(name: str) -> Callable[[Job], Callable[[], None]]:
+    """Make a command line of a job that takes the configuration of the command ``name``.
 
     Whatever the user can cause ends as one line on standard error and exit code 2; a traceback means a bug.
     """
 
-    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
-        def checked(config: DictConfig) -> None:
-            try:
-                check(config, own)
-                task(config)
-            except InputError as error:
-                _fail(str(error))  # here, because Hydra announces every exception that reaches it
-
+    def decorate(job: Job) -> Callable[[], None]:
         def run() -> None:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions over instead of printing them
             try:
-                sys.argv[1:] = overrides.readable(sys.argv[1:], name)
-                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
+                _run(name, job)
             except InputError as error:
-                _fail(str(error))
-            except (HydraException, OmegaConfBaseException) as error:
-                _fail(overrides.explain(error, name))
+                _refuse(name, error)
             except KeyboardInterrupt:
                 sys.exit(130)
             except SystemExit as stop:  # Lightning ends an interrupted training with 1
@@ -58,83 +80,75 @@ def command(name: str, **own: Expected) -> Callable[[Callable[[DictConfig], None
     return decorate
 
 
-def _fail(message: str) -> None:
-    script = Path(sys.argv[0]).name
-    print(f"{script}: {' '.join(message.split())}", file=sys.stderr)
+def _refuse(name: str, error: InputError) -> NoReturn:
+    print(f"{name}.py: {one_line(error)}", file=sys.stderr)
     sys.exit(2)
 
 
-def check(config: DictConfig, own: Mapping[str, Expected] = MappingProxyType({})) -> None:
-    """Raise `InputError` for the first value that cannot work, before anything heavy is imported."""
-    expected = {**EXPECTED, **own}
-    given: Any = OmegaConf.to_container(config)
-    for key, wanted in expected.items():
-        if _look_up(given, key) == "???":
-            raise InputError(f"{key} is not set: give {key}=VALUE ({wanted.phrase})")
+class Parser(argparse.ArgumentParser):
+    """A parser that raises what it refuses."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `InputError`."""
+        raise InputError(f"{message} (--help shows what there is)")
+
+
+def _run(name: str, job: Job) -> None:
+    parser = Parser(prog=name, add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("overrides", nargs="*")
+    options, unknown = parser.parse_known_args()
+    if SWEEP_JOB in os.environ:
+        job(compose(name, *json.loads(os.environ[SWEEP_JOB])))
+    elif unknown and unknown[0].startswith("-"):
+        near = overrides.no_such_key(unknown[0].strip("-").partition("=")[0], schema.describe(schema.COMMANDS[name]))
+        raise InputError(f"{unknown[0]}: no such option; a key is set by KEY=VALUE, without dashes; {near}")
+    elif unknown:
+        raise InputError(f"{unknown[0]}: options such as -m come before all keys, or after them")
+    elif options.help:
+        _show_help(name, _compose(name, options.overrides))
+    elif options.cfg:
+        print(OmegaConf.to_yaml(_compose(name, options.overrides)))
+    elif options.multirun:
+        _sweep(name, job, options.overrides)
+    else:
+        job(compose(name, *options.overrides))
+
+
+def _sweep(name: str, job: Job, typed: Iterable[str]) -> None:
+    """Hand over to Hydra, which reads the command line by itself, and calls once for each combination of values."""
+    for each in typed:
+        overrides.read_override(each, schema.describe(schema.COMMANDS[name]), schema.COMMANDS[name].groups, sweep=True)
+
+    def run_one(config: DictConfig) -> None:
+        os.environ[SWEEP_JOB] = json.dumps(list(HydraConfig.get().overrides.task))
+        try:
+            job(_check(name, config))
+        except InputError as error:  # Hydra announces every exception that reaches it
+            _refuse(name, error)
+        finally:
+            del os.environ[SWEEP_JOB]
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over instead of printing them
     try:
-        resolved: Any = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    for key, wanted in expected.items():
-        value = _look_up(resolved, key)
-        if value is not ABSENT and not wanted.accepts(value):
-            raise InputError(f"{key}={typed(value)}: expected {wanted.phrase}")
-    if "schedule" in config:
-        _check_schedule(config)
-    if "trainer" in config:
-        _check_output(config.trainer.default_root_dir)
+        hydra.main(version_base="1.3", config_path=str(overrides.CONFIGS), config_name=name)(run_one)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(one_line(error)) from error
 
 
-def _look_up(values: Mapping[str, Any], key: str) -> Any:
-    *sections, leaf = key.split(".")
-    for depth, section in enumerate(sections, start=1):
-        values = values.get(section, {})
-        if not isinstance(values, dict):
-            raise InputError(
-                f"{'.'.join(sections[:depth])}={typed(values)}: is a section; set its keys, for example {key}=VALUE"
-            )
-    return values.get(leaf, ABSENT)
-
-
-def _check_output(root: str) -> None:
-    existing = next(path for path in (Path(root), *Path(root).absolute().parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise InputError(
-            f"trainer.default_root_dir={root}: {existing.absolute()} is not a folder that can be written to"
-        )
-
-
-def output_file(name: str, suffix: str) -> Path:
-    """Return the path of a file that can be written.
-
-    Raises:
-        InputError: the name does not end in ``suffix``, or there is no such folder, or one that cannot be written to.
-    """
-    path = Path(name)
-    if path.suffix != suffix or path.is_dir():
-        raise InputError(f"output={name}: give the name of a file that ends in {suffix}")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"output={name}: the folder {path.parent} does not exist or cannot be written to")
-    return path
-
-
-def _check_schedule(config: DictConfig) -> None:
-    schedule, epochs = config.schedule, config.trainer.max_epochs
-    if schedule.peak_epoch >= epochs:
-        raise InputError(
-            f"schedule.peak_epoch={schedule.peak_epoch}: the peak must come before the end of training, "
-            f"trainer.max_epochs={epochs}"
-        )
-    bounds = (schedule.lr_min, schedule.lr_max)
-    if None not in bounds and schedule.lr_min >= schedule.lr_max:
-        raise InputError(f"schedule.lr_min={bounds[0]}: must be below schedule.lr_max={bounds[1]}")
-    trainer = config.trainer
-    if trainer.gradient_clip_val and config.optimizer.get("fused") and str(trainer.precision) in MIXED:
-        raise InputError(
-            f"trainer.gradient_clip_val={trainer.gradient_clip_val}: a fused optimizer cannot clip under "
-            f"trainer.precision={trainer.precision}; add optimizer.fused=false"
-        )
-    if config.lr_search.lowest >= config.lr_search.highest:
-        raise InputError(
-            f"lr_search.lowest={config.lr_search.lowest}: must be below lr_search.highest={config.lr_search.highest}"
-        )
+def _show_help(name: str, config: DictConfig) -> None:
+    """Print the head of the command's file, and each key with its value, its meaning and what it accepts."""
+    head = (overrides.CONFIGS / f"{name}.yaml").read_text().partition("defaults:")[0]
+    print(head.replace("# ", ""))
+    for group in schema.COMMANDS[name].groups:
+        print(f"  {group}={' | '.join(overrides.choices(group))}")
+    table = Table("key", "value", "meaning", box=None, pad_edge=False)
+    section = None
+    for key, described in schema.describe(schema.COMMANDS[name]).items():
+        if section != (section := key.partition(".")[0] if "." in key else ""):
+            table.add_row()
+        value = "" if OmegaConf.is_missing(config, key) else json.dumps(OmegaConf.select(config, key))
+        table.add_row(key, Text(value), Text(f"{described['description']} ({schema.expected(described)})"))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,133 +1,259 @@
-"""What each key of a configuration accepts, and how to say so."""
+"""Every key of every command: its type, range and meaning, from which `--help` and the error messages are made.
+
+The defaults are in ``configs/`` alone. ``Maybe`` marks a key that some choices of a group do not have.
+"""
 
 import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cifar_resnet.errors import InputError
 
 
-def typed(value: Any) -> str:
-    """Write a value as one types it."""
-    return value if isinstance(value, str) else json.dumps(value)
+def writable_folder(name: str) -> str:
+    """Return the name of a folder that is, or can be made, on this machine; raise `InputError` for another."""
+    existing = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists())
+    if "://" in name or not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise InputError(f"{name if '://' in name else existing.absolute()} is not a folder that can be written to")
+    return name
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a key accepts: the phrase that an error message shows, and the test."""
+Text = Annotated[str, Field(pattern=r"\S")]
+Size = Annotated[int, Field(ge=0, le=10_000_000)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(ge=1e-12, le=1e6)]
+Devices = Annotated[int, Field(ge=1, le=1024)] | Annotated[list[Size], Field(min_length=1)] | Literal["auto", -1]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true", 16, 32, 64, "bf16"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+Method = Literal[
+    "gradcam", "gradcam++", "gradcam_elementwise", "hirescam", "layercam", "xgradcam", "eigencam", "eigengradcam"
+]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Key = partial(Field, ...)
+Maybe: Any = partial(Field, None)
+CHECKPOINT = "the checkpoint, such as lightning_logs/version_0/checkpoints/last.ckpt"
 
-    phrase: str
-    accepts: Callable[[Any], bool]
+
+class Section(BaseModel):
+    """Keys that belong together; it takes no others, and does not change."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def whole(low: int, high: int) -> Expected:
-    """Accept the integers from ``low`` to ``high``."""
-    return Expected(
-        f"a whole number from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high
+class Call(Section, extra="allow"):
+    """What is called; +KEY=VALUE gives it a further argument."""
+
+    set_elsewhere: ClassVar[dict[str, str]] = {}
+    target: str = Field(alias="_target_", pattern=r"^\w+(\.\w+)+$", description="the dotted name of what is called")
+
+    @model_validator(mode="after")
+    def _holds_arguments_alone(self) -> Self:
+        for name in self.model_extra or ():
+            if name.startswith("_") or name in self.set_elsewhere:
+                raise InputError(f"{name} cannot be set here; {self.set_elsewhere.get(name, 'it is no argument')}")
+        return self
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """The name and the arguments as plain values: ``{"_target_": ..., ...}``."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+class Model(Call):
+    set_elsewhere = {"num_classes": "the data says how many there are"}
+    width: int = Maybe(ge=1, le=1024, description="channels of the first stage; scales every other")
+
+
+class Optimizer(Call):
+    set_elsewhere = {"lr": "the rate comes from schedule.lr_min and schedule.lr_max"}
+    momentum: float = Maybe(ge=0, le=1, description="share of the last step that the next one keeps")
+    nesterov: bool = Maybe(description="look ahead along the momentum")
+    fused: bool = Maybe(description="one kernel a step; false where gradients are clipped in mixed precision")
+    weight_decay: float = Maybe(ge=0, le=1, description="pull of the weights towards zero")
+
+
+class Images(Section, extra="ignore"):
+    source: Call = Key(description="what reads them")
+    root: Text = Maybe(description="folder of the images")
+    resize: bool = Maybe(description="scale images of other sizes to 32×32, centre-cropped; false: refuse them")
+
+
+class Data(Images, extra="forbid"):
+    batch_size: int = Key(ge=1, le=65_536, description="images in an optimizer step, shared by all devices")
+    num_workers: Annotated[int, Field(ge=0, le=256)] | None = Key(
+        description="that augment; null: none on a CPU, up to 8 beside a GPU"
+    )
+    padding: Literal["reflect", "mean"] = Key(description="what surrounds a training image before it is cropped")
+    flip: bool = Key(description="mirror half of the training images")
+    cutout: int = Key(ge=0, le=32, description="side in pixels of the square cut out of training images; 0: none")
+    val_size: Size = Key(description="training images held out for tuning; 0: train on all")
+    train_size: Count | None = Key(description="train on this many only, class proportions kept; null: all")
+    test_statistics: Literal["train", "test"] = Key(description="whose mean and deviation normalize test images")
+
+
+class Schedule(Section):
+    peak_epoch: float = Key(ge=0, le=10_000, description="up to lr_max until its end, counted from 1; then down again")
+    lr_min: Rate | None = Key(description="rate of the first and of the last step; null: found by the search")
+    lr_max: Rate | None = Key(description="rate of the peak; null: found by the search")
+
+
+class LrSearch(Section):
+    num_training: int = Key(ge=20, le=100_000, description="optimizer steps of a sweep")
+    repeats: int = Key(ge=1, le=100, description="sweeps to average, each with weights and an order of its own")
+    lowest: Rate = Key(description="rate at which a sweep begins")
+    highest: Rate = Key(description="rate at which a sweep ends")
+
+
+class Classifier(Section):
+    temperature: float = Key(ge=1e-3, le=1e3, description="softmax temperature: logits = network outputs / it")
+    label_smoothing: float = Key(ge=0, le=1, description="share of the target that is spread over all classes")
+    compile: bool = Key(description="torch.compile the network: a minute at the start, no faster steps on a CPU")
+    compile_mode: CompileMode = Key(description="what torch.compile tries")
+
+
+class Gallery(Section):
+    count: int = Key(ge=0, le=100, description="how many at most; 0: no gallery")
+    order: Literal["confident", "first", "random"] = Key(description="confident: the most probable errors first")
+    layer: Text | None = Key(description="layer to explain, such as layer3; null: the last stage with an 8×8 map")
+    method: Method = Key(description="how pytorch-grad-cam explains")
+
+
+class Device(Section):
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Key(description="kind of device")
+    devices: Devices = Key(description="how many, or a list of which, such as [0,1]")
+    precision: Precision = Key(description="of what is computed")
+    deterministic: bool | Literal["warn"] | None = Key(description="true: the same result again, on a GPU too")
+    enable_progress_bar: bool = Key(description="in a terminal")
+    default_root_dir: Annotated[Text, AfterValidator(writable_folder)] = Key(
+        description="lightning_logs/ is made in it"
     )
 
 
-def number(low: float, high: float) -> Expected:
-    """Accept the finite numbers from ``low`` to ``high``."""
-    return Expected(
-        f"a number from {low:g} to {high:g}",
-        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high,
-    )
+class Trainer(Device):
+    strategy: Text = Key(description="how devices work together, such as ddp")
+    max_epochs: int = Key(ge=1, le=10_000, description="epochs of the whole schedule")
+    accumulate_grad_batches: int = Key(ge=1, le=10_000, description="batches in an optimizer step")
+    gradient_clip_val: Annotated[float, Field(ge=0, le=1e6)] | None = Key(description="null: gradients as they are")
+    gradient_clip_algorithm: Literal["norm", "value"] | None = Key(description="what is clipped; null: the norm")
+    limit_train_batches: Count | Share | None = Key(description="number or share of an epoch's; null: all")
+    limit_val_batches: Size | Share | None = Key(description="number or share of those watched; null: all")
+    limit_test_batches: Count | Share | None = Key(description="number or share of the test's; null: all")
+    check_val_every_n_epoch: int = Key(ge=1, le=10_000, description="epochs from one evaluation to the next")
+    log_every_n_steps: int = Key(ge=1, le=1_000_000, description="steps from one logged step to the next")
+    fast_dev_run: bool | Count = Key(description="true: a batch, or a few, of everything, to see whether it runs")
 
 
-def one_of(*choices: Any) -> Expected:
-    """Accept the listed values only."""
-    return Expected(f"one of {', '.join(map(typed, choices))}", lambda value: value in choices)
+class Train(Section):
+    groups: ClassVar[tuple[str, ...]] = ("data", "model", "optimizer", "experiment")
+    seed: Seed = Key(description="of weights, splits, order, augmentation and the search")
+    ckpt_path: Text | None = Key(description="go on from this checkpoint of an interrupted run")
+    data: Data
+    model: Model
+    optimizer: Optimizer
+    schedule: Schedule
+    lr_search: LrSearch
+    classifier: Classifier
+    gallery: Gallery
+    trainer: Trainer
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        schedule, search, trainer = self.schedule, self.lr_search, self.trainer
+        for low, below, high, above in (
+            ("schedule.peak_epoch", schedule.peak_epoch, "trainer.max_epochs", trainer.max_epochs),
+            ("schedule.lr_min", schedule.lr_min, "schedule.lr_max", schedule.lr_max),
+            ("lr_search.lowest", search.lowest, "lr_search.highest", search.highest),
+        ):
+            if below is not None and above is not None and below >= above:
+                raise InputError(f"{low}={below}: must be below {high}={above}")
+        if trainer.gradient_clip_val and self.optimizer.fused and "16" in str(trainer.precision):
+            clip = f"trainer.gradient_clip_val={trainer.gradient_clip_val}"
+            raise InputError(f"{clip}: a fused optimizer cannot clip in mixed precision; add optimizer.fused=false")
+        return self
 
 
-def either(first: Expected, second: Expected) -> Expected:
-    """Accept what one or the other accepts."""
-    return Expected(f"{first.phrase}, or {second.phrase}", lambda value: first.accepts(value) or second.accepts(value))
+class LrFind(Train):
+    @model_validator(mode="after")
+    def _is_not_answered_already(self) -> Self:
+        answers = {
+            "schedule.lr_min": self.schedule.lr_min,
+            "schedule.lr_max": self.schedule.lr_max,
+            "ckpt_path": self.ckpt_path,
+            "trainer.fast_dev_run": self.trainer.fast_dev_run or None,
+        }
+        for key, value in answers.items():
+            if value is not None:
+                raise InputError(f"{key}={value}: a search finds the bounds anew, by all of its steps; leave it out")
+        return self
 
 
-def optional(expected: Expected) -> Expected:
-    """Accept null as well."""
-    return either(expected, Expected("null", lambda value: value is None))
+class Evaluate(Section):
+    groups: ClassVar[tuple[str, ...]] = ("data",)
+    ckpt: Text = Key(description=CHECKPOINT)
+    tta: Literal["flip"] | None = Key(description="flip: also average the probabilities of image and mirror image")
+    seed: Seed = Key(description="of the gallery's order random")
+    data: Images
+    gallery: Gallery
+    trainer: Device
 
 
-def _is_devices(value: Any) -> bool:
-    if isinstance(value, list):
-        return bool(value) and all(type(index) is int and index >= 0 for index in value)
-    return value in (-1, "auto") or (type(value) is int and 1 <= value <= 1024)
+class Predict(Section):
+    groups: ClassVar[tuple[str, ...]] = ()
+    ckpt: Text = Key(description=CHECKPOINT)
+    images: Text = Key(description="a file or a quoted pattern: * any name, ** any depth of folders")
+    format: Literal["table", "json"] = Key(description="of what is written to standard output")
+    sheet: int = Key(ge=0, le=100, description="draw at most this many of the images with their maps; 0: no sheet")
+    output: Text = Key(description="the sheet, a .png file; an older one is replaced")
 
 
-FLAG = Expected("true or false", lambda value: isinstance(value, bool))
-TEXT = Expected("a text", lambda value: isinstance(value, str) and bool(value.strip()))
-RATE = number(1e-12, 1e6)
-TARGET = Expected(
-    "the dotted name of a callable, such as torch.optim.SGD",
-    lambda value: isinstance(value, str) and bool(re.fullmatch(r"\w+(\.\w+)+", value)),
-)
-SHARE = Expected("a share above 0 and up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1)
+class Export(Section):
+    groups: ClassVar[tuple[str, ...]] = ()
+    ckpt: Text = Key(description=CHECKPOINT)
+    format: Literal["onnx", "torchscript", "exported_program"] = Key(description="of the file")
+    output: Text | None = Key(description="the file; an older one is replaced; null: beside the checkpoint")
 
-EXPECTED: dict[str, Expected] = {
-    "seed": whole(0, 2**32 - 1),
-    "ckpt_path": optional(TEXT),
-    "ckpt": TEXT,
-    "data.source._target_": TARGET,
-    "data.root": TEXT,
-    "data.batch_size": whole(1, 65_536),
-    "data.num_workers": optional(whole(0, 256)),
-    "data.padding": one_of("reflect", "mean"),
-    "data.flip": FLAG,
-    "data.cutout": whole(0, 32),
-    "data.val_size": whole(0, 10_000_000),
-    "data.train_size": optional(whole(1, 10_000_000)),
-    "data.test_statistics": one_of("train", "test"),
-    "data.resize": FLAG,
-    "model._target_": TARGET,
-    "model.width": whole(1, 1024),
-    "optimizer._target_": TARGET,
-    "optimizer.momentum": number(0, 1),
-    "optimizer.nesterov": FLAG,
-    "optimizer.fused": FLAG,
-    "optimizer.weight_decay": number(0, 1),
-    "schedule.peak_epoch": number(0, 10_000),
-    "schedule.lr_min": optional(RATE),
-    "schedule.lr_max": optional(RATE),
-    "lr_search.num_training": whole(20, 100_000),
-    "lr_search.repeats": whole(1, 100),
-    "lr_search.lowest": RATE,
-    "lr_search.highest": RATE,
-    "classifier.temperature": number(1e-3, 1e3),
-    "classifier.label_smoothing": number(0, 1),
-    "classifier.compile": FLAG,
-    "classifier.compile_mode": one_of("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-    "gallery.count": whole(1, 100),
-    "gallery.order": one_of("confident", "first", "random"),
-    "gallery.layer": optional(TEXT),
-    "gallery.method": one_of(
-        "gradcam",
-        "gradcam++",
-        "gradcam_elementwise",
-        "hirescam",
-        "layercam",
-        "xgradcam",
-        "eigencam",
-        "eigengradcam",
-    ),
-    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.devices": Expected("a whole number from 1, a list of devices such as [0,1], auto or -1", _is_devices),
-    "trainer.strategy": TEXT,
-    "trainer.precision": one_of(
-        "32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true", 16, 32, 64, "bf16"
-    ),
-    "trainer.max_epochs": whole(1, 10_000),
-    "trainer.max_steps": whole(1, 1_000_000_000),
-    "trainer.accumulate_grad_batches": whole(1, 10_000),
-    "trainer.gradient_clip_val": optional(number(0, 1e6)),
-    "trainer.limit_train_batches": optional(either(whole(1, 1_000_000), SHARE)),
-    "trainer.limit_val_batches": optional(either(whole(0, 1_000_000), SHARE)),
-    "trainer.limit_test_batches": optional(either(whole(1, 1_000_000), SHARE)),
-    "trainer.check_val_every_n_epoch": whole(1, 10_000),
-    "trainer.log_every_n_steps": whole(1, 1_000_000),
-    "trainer.deterministic": optional(one_of(True, False, "warn")),
-    "trainer.fast_dev_run": either(FLAG, whole(1, 1_000)),
-    "trainer.enable_progress_bar": FLAG,
-    "trainer.default_root_dir": TEXT,
-}
+
+COMMANDS: dict[str, type[Train | Evaluate | Predict | Export]]
+COMMANDS = {"train": Train, "lr_find": LrFind, "evaluate": Evaluate, "predict": Predict, "export": Export}
+
+
+def describe(section: type[BaseModel], prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Return each key of a section, and of the sections in it, with its JSON schema."""
+    described = section.model_json_schema()["properties"]
+    keys: dict[str, dict[str, Any]] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys |= describe(field.annotation, f"{prefix}{name}.")
+        else:
+            keys[f"{prefix}{field.alias or name}"] = described[field.alias or name]
+    return keys
+
+
+def expected(described: dict[str, Any]) -> str:
+    """Say what a key with this JSON schema accepts."""
+    if "anyOf" in described:
+        return ", or ".join(map(expected, described["anyOf"]))
+    if "enum" in described or "const" in described:
+        return " | ".join(map(str, described.get("enum", [described.get("const")])))
+    kinds = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
+    kind = kinds.get(described.get("type", ""), "a list" if "items" in described else "null")
+    low = f"from {described['minimum']:,}" if "minimum" in described else "above 0"
+    return f"{kind} {low} to {described['maximum']:,}" if "maximum" in described else kind
+
+
+def explain(error: ValidationError, section: type[BaseModel]) -> str:
+    """Put the first thing that is wrong with a configuration into a line: the key, its value, what it accepts."""
+    first, keys = error.errors()[0], describe(section)
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "value_error":
+        return f"{place}: {first['ctx']['error']}" if place else str(first["ctx"]["error"])
+    key = next((other for other in keys if f"{place}.".startswith(f"{other}.")), place)  # a place may be in a list
+    if key not in keys or first["type"] == "missing":
+        return f"{place}: {first['msg']} (--help shows all keys)"
+    value = first["input"]
+    return f"{key}={value if isinstance(value, str) else json.dumps(value)}: expected {expected(keys[key])}"

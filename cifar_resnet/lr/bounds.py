@@ -36,24 +36,26 @@ from cifar_resnet.errors import InputError
 LR_MAX_OVER_MIDDLE = 4
 """LRMAX is this multiple of the rate at which half of the descent is done."""
 DESCENT_AT_LR_MIN = 0.05
-"""LRMIN is the rate at which this share of the descent is done, ..."""
+"""LRMIN is the rate at which this share of the descent is done, as long as `LEAST_RATIO` allows it."""
 LEAST_RATIO = 10
-"""... but LRMAX / LRMIN is at least this."""
+"""LRMAX / LRMIN is at least this."""
 SMOOTHING = 0.125
 """Standard deviation of the smoothing Gaussian, in decades of the rate."""
 LEAST_DESCENT = 0.02
 """A loss that falls by less than this share of its start has not fallen."""
 LEAST_SIGNIFICANCE = 3
-"""A descent of fewer standard deviations than this cannot be told from noise, ..."""
+"""A descent of fewer of its standard deviations than this cannot be told from noise: the search has failed."""
 CLEAR_SIGNIFICANCE = 6
-"""... and noise alone exceeds this in less than one sweep of 1,000 with 100 steps, of 100 with 20."""
+"""A descent of more of its standard deviations than this is `clear`: noise alone exceeds it in less than one sweep of
+1,000 with 100 steps, and of 100 with 20."""
 MOST_DESCENT_AT_START = 0.2
 """Where more than this share of the descent is done in the first half decade, its beginning was not seen."""
 HALF_DECADE = 10**0.5
+"""The factor between the two ends of half a decade of rates."""
 MOST_UNCERTAINTY = 2
 """Noise may move LRMAX by this factor, from the 5th to the 95th percentile, before the verdict is `noisy`."""
-DRAWS = 200
-"""Of the bootstrap."""
+BOOTSTRAP_DRAWS = 200
+"""How often LRMAX is derived again with other noise."""
 
 
 class Doubt(StrEnum):
@@ -121,7 +123,7 @@ def derive(rates: list[float], losses: list[float]) -> Bounds:
                 "check the labels, try another lr_search.lowest and lr_search.highest, a higher classifier.temperature",
             )
         )
-    signs = np.random.default_rng(0).choice([-1, 1], (DRAWS, end))
+    signs = np.random.default_rng(0).choice([-1, 1], (BOOTSTRAP_DRAWS, end))
     draws = smooth(ladder, smoothed + (raw - smoothed) * signs)
     deviation = float((draws[:, 0] - draws[:, valley]).std())
     low, high = np.quantile([_lr_max(ladder, draw) for draw in draws], [0.05, 0.95]).tolist()
@@ -136,10 +138,10 @@ def derive(rates: list[float], losses: list[float]) -> Bounds:
     elif _rate_at(MOST_DESCENT_AT_START, ladder, smoothed) < rates[0] * HALF_DECADE:
         doubt = Doubt.LOWEST
     return Bounds(
-        lr_min=_written(min(_rate_at(DESCENT_AT_LR_MIN, ladder, smoothed), lr_max / LEAST_RATIO)),
-        lr_max=_written(lr_max),
+        lr_min=_four_digits(min(_rate_at(DESCENT_AT_LR_MIN, ladder, smoothed), lr_max / LEAST_RATIO)),
+        lr_max=_four_digits(lr_max),
         doubt=doubt,
-        lr_max_interval=(_written(low), _written(high)),
+        lr_max_interval=(_four_digits(low), _four_digits(high)),
         significance=significance,
         middle=middle,
         valley=rates[valley],
@@ -192,7 +194,7 @@ def _rate_at(share: float, rates: np.ndarray, smoothed: np.ndarray) -> float:
     return float(rates[before] * (rates[after] / rates[before]) ** done)
 
 
-def _written(rate: float) -> float:
+def _four_digits(rate: float) -> float:
     """Return the rate to four digits, as one would write it down."""
     return float(f"{rate:.3e}")
 

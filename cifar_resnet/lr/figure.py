@@ -8,7 +8,7 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 """Told apart by everyone (Okabe & Ito 2008, "Color Universal Design")."""
 
 
-def draw(bounds: Bounds, sweeps: list[list[float]]) -> Figure:
+def draw_lr_search(bounds: Bounds, sweeps: list[list[float]]) -> Figure:
     """Draw the raw losses and the smoothed loss against the rate, with the places of the rule and the bounds marked."""
     descent = bounds.start - bounds.floor
     figure = Figure(figsize=(7, 4.8), dpi=120, layout="constrained")

@@ -17,7 +17,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.seed import isolate_rng
 from matplotlib.figure import Figure
@@ -33,11 +34,15 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cifar_resnet.data.datamodule import Batch, ImageDataModule
+from cifar_resnet.data.batches import Batch
+from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError
 from cifar_resnet.lr.bounds import LEAST_SIGNIFICANCE, Bounds, Doubt, derive, diverged
-from cifar_resnet.lr.figure import draw
+from cifar_resnet.lr.figure import draw_lr_search
 from cifar_resnet.training.classifier import ImageClassifier
+
+TRIED_STEPS = 3
+"""Steps of a search that only shows that it runs: too few for bounds."""
 
 WIDENING = 100
 """A ladder that ends too early is extended by this factor, with as many steps a decade as it has."""
@@ -115,11 +120,12 @@ def search(
     repeats: int = 1,
     lowest: float,
     highest: float,
-    trainer_options: dict[str, Any],
+    devices: int | list[int] = 1,
+    trainer_options: Mapping[str, Any],
 ) -> LrSearch:
     """Derive the bounds for this classifier, optimizer and data.
 
-    It leaves no trace: copies are trained, on one device, and the random number generators are put back.
+    It leaves no trace: copies are trained, and the random number generators are put back.
 
     Args:
         classifier: what will be trained; not changed.
@@ -129,12 +135,14 @@ def search(
             augmentation of its own.
         lowest: rate of the first step.
         highest: rate of the last step.
+        devices: the one device to search on, as Lightning's Trainer takes it.
         trainer_options: the Trainer options of the run that change a step: accelerator, precision, accumulation.
 
     Raises:
         InputError: the loss never fell, or by no more than its noise.
     """
     started = time.perf_counter()
+    options = {**trainer_options, "devices": devices}
     console = get_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
@@ -142,7 +150,7 @@ def search(
             task = progress.add_task(f"learning-rate sweep {repeat + 1}", total=num_training)
             with isolate_rng():
                 probe = Probe(_variant(classifier, data.seed, repeat), on_step=lambda: progress.advance(task))
-                _sweep(probe, _reseeded(data, repeat), num_training, lowest, highest, trainer_options)
+                _sweep(probe, _reseeded(data, repeat), num_training, lowest, highest, options)
             return probe
 
         probes = [sweep(repeat) for repeat in range(repeats)]
@@ -165,6 +173,15 @@ def search(
         )
     sweeps = [[loss for loss in probe.losses if math.isfinite(loss)] for probe in probes]
     return LrSearch(bounds, sweeps, first_doubt, time.perf_counter() - started)
+
+
+def try_sweep(
+    classifier: ImageClassifier, data: ImageDataModule, devices: int | list[int], trainer_options: Mapping[str, Any]
+) -> None:
+    """Make the first `TRIED_STEPS` steps of a search, to see whether it runs; arguments as those of `search`."""
+    with isolate_rng():
+        options = {**trainer_options, "devices": devices}
+        _sweep(Probe(copy.deepcopy(classifier)), data, TRIED_STEPS, 1e-4, 1e-2, options)
 
 
 def _variant(classifier: ImageClassifier, seed: int, repeat: int) -> ImageClassifier:
@@ -195,7 +212,7 @@ def _sweep(
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             **options,
-            devices=1,
+            plugins=[LightningEnvironment()],  # one process, whoever started it: torchrun's variables mean the run
             max_epochs=-1,  # the sweep may need several epochs of a small data set
             max_steps=num_training,
             limit_val_batches=0,
@@ -219,7 +236,7 @@ def _sweep(
             )
 
 
-def write(found: LrSearch, facts: dict[str, Any], folder: Path) -> Figure:
+def write_lr_search(found: LrSearch, facts: Mapping[str, Any], folder: Path) -> Figure:
     """Write ``lr_find.json`` and ``lr_find.png`` into ``folder``, and return the picture."""
     bounds = asdict(found.bounds)
     record = {
@@ -234,6 +251,6 @@ def write(found: LrSearch, facts: dict[str, Any], folder: Path) -> Figure:
         "sweeps": found.sweeps,
     }
     (folder / "lr_find.json").write_text(json.dumps(record, indent=1) + "\n")
-    figure = draw(found.bounds, found.sweeps)
+    figure = draw_lr_search(found.bounds, found.sweeps)
     figure.savefig(folder / "lr_find.png")
     return figure

@@ -3,93 +3,153 @@
 import copy
 import json
 import platform
-from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 from rich.table import Table
 
-from cifar_resnet.callbacks.gallery import MisclassifiedGallery
+from cifar_resnet.analysis.metrics import Evaluation
+from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.history import History
-from cifar_resnet.lr import search as lr_search
+from cifar_resnet.cli.schema import Evaluate, Train
+from cifar_resnet.errors import one_line
+from cifar_resnet.lr.search import LrSearch, write_lr_search
 from cifar_resnet.results.report import write_report
 from cifar_resnet.training.classifier import ImageClassifier
 
 
-def begin(config: DictConfig, found: lr_search.LrSearch | None, logger: TensorBoardLogger) -> None:
-    """Begin the run's folder: the resolved configuration, and what the search saw."""
-    folder = Path(logger.log_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-    say(f"run folder: {folder}")
-    if found is None:
-        return
-    facts = {
-        "optimizer": OmegaConf.to_container(config.optimizer, resolve=True),
-        "batch_size": config.data.batch_size,
-        "precision": config.trainer.precision,
-        "seed": config.seed,
-        "versions": versions(),
-    }
-    figure = lr_search.write(found, facts, folder)
-    logger.experiment.add_figure("lr_search", figure)
+@dataclass(frozen=True)
+class TrainResult:
+    """What came out of a training.
+
+    Attributes:
+        accuracy: share of the test images that are classified correctly, 0 to 1.
+        lr_min, lr_max: the bounds of the One Cycle schedule, given or found.
+        classifier: the trained network; raw pixels in, logits out.
+        evaluation: every figure of the test.
+        summary: what ``summary.json`` holds.
+        folder: of the run; None beside the first device, and under ``trainer.fast_dev_run``.
+    """
+
+    accuracy: float
+    lr_min: float
+    lr_max: float
+    classifier: ImageClassifier
+    evaluation: Evaluation
+    summary: dict[str, Any]
+    folder: Path | None
 
 
-def log_graph(classifier: ImageClassifier, logger: TensorBoardLogger) -> None:
-    """Log the network's graph; a copy is traced, so that it stays as it is."""
-    network = copy.deepcopy(classifier.network)
-    logger.experiment.add_graph(network, classifier.normalize(classifier.example_input_array))
+class RunFolder:
+    """The folder of a run; nothing is written beside the first device, and under ``trainer.fast_dev_run``.
 
+    Args:
+        config: what is run.
+        trainer: what runs it; its logger knows the folder.
+    """
 
-def summarize(
-    config: DictConfig,
-    trainer: Trainer,
-    classifier: ImageClassifier,
-    history: History,
-    gallery: MisclassifiedGallery,
-    metrics: Mapping[str, float],
-) -> dict[str, Any]:
-    """Return the figures of a finished run."""
-    return {
-        "test_accuracy": metrics["test/accuracy"],
-        "train_accuracy": history.epochs[-1].train_accuracy if history.epochs else None,
-        "epochs": trainer.current_epoch,
-        "train_seconds": history.seconds,
-        "images_per_second": history.images / history.seconds if history.seconds else None,
-        "lr_min": classifier.hparams["lr_min"],
-        "lr_max": classifier.hparams["lr_max"],
-        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
-        "seed": config.seed,
-        "misclassified": gallery.errors,
-        "device": device_name(trainer.strategy.root_device),
-        "versions": versions(),
-    }
+    def __init__(self, config: Train | Evaluate, trainer: Trainer):
+        self.config = config
+        self.trainer = trainer
+        self.logger: TensorBoardLogger | None = None
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            self.logger = trainer.logger
 
+    def begin(self, found: LrSearch | None = None) -> None:
+        """Make the folder, with the configuration and what the search saw in it."""
+        if self.logger is None:
+            return
+        folder = Path(self.logger.log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = self.config.model_dump(by_alias=True, exclude_unset=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
+        print_once(f"run folder: {folder}")
+        if found is None:
+            return
+        facts = {
+            "optimizer": chosen["optimizer"],
+            "batch_size": chosen["data"]["batch_size"],
+            "precision": chosen["trainer"]["precision"],
+            "seed": self.config.seed,
+            "versions": versions(),
+        }
+        self.logger.experiment.add_figure("lr_search", write_lr_search(found, facts, folder))
 
-def finish(config: DictConfig, summary: dict[str, Any], logger: TensorBoardLogger) -> None:
-    """Show the summary, write ``summary.json`` and ``report.html``, and log the hyperparameters with the result."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for key, value in summary.items():
-        if key == "versions":
-            continue
-        table.add_row(key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    get_console().print(table)
-    folder = Path(logger.log_dir)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    chosen: Any = OmegaConf.to_container(config, resolve=True)
-    metrics = {f"hp/{key}": summary[key] for key in ("test_accuracy", "train_seconds")}
-    logger.log_hyperparams(chosen | {"found": {key: summary[key] for key in ("lr_min", "lr_max")}}, metrics)
-    logger.finalize("success")
-    if summary["misclassified"] == 0:
-        say("no test image was misclassified: the gallery is empty")
-    say(f"look at it: open {write_report(folder)}      or tensorboard --logdir {folder.parent}")
+    def log_graph(self, classifier: ImageClassifier) -> None:
+        """Log the network's graph; a copy is traced, so that the network stays as it is."""
+        if self.logger is None:
+            return
+        network, pixels = copy.deepcopy(classifier.network), classifier.normalize(classifier.example_input_array)
+        try:
+            with redirect_stdout(StringIO()):  # TensorBoard announces a failure before it raises it
+                self.logger.experiment.add_graph(network, pixels)
+        except Exception as error:  # tracing fails in as many ways as there are networks
+            print_once(f"TensorBoard gets no graph: the network cannot be traced ({one_line(error)[:100]})")
+
+    def finish(self, classifier: ImageClassifier, history: History, evaluator: Evaluator) -> TrainResult:
+        """Show the summary; write ``summary.json`` and ``report.html``; log the hyperparameters with the result."""
+        assert evaluator.evaluation is not None
+        summary = {
+            "test_accuracy": evaluator.evaluation.accuracy.value,
+            "train_accuracy": history.epochs[-1].train_accuracy if history.epochs else None,
+            "epochs": self.trainer.current_epoch,
+            "train_seconds": history.seconds,
+            "images_per_second": history.images / history.seconds if history.seconds else None,
+            "lr_min": classifier.hparams["lr_min"],
+            "lr_max": classifier.hparams["lr_max"],
+            "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
+            "seed": self.config.seed,
+            "misclassified": evaluator.evaluation.errors,
+            "device": device_name(self.trainer.strategy.root_device),
+            "versions": versions(),
+        }
+        if self.logger is not None:
+            self._record(self.logger, summary)
+        self.point_to_it()
+        return TrainResult(
+            accuracy=evaluator.evaluation.accuracy.value,
+            lr_min=classifier.hparams["lr_min"],
+            lr_max=classifier.hparams["lr_max"],
+            classifier=classifier,
+            evaluation=evaluator.evaluation,
+            summary=summary,
+            folder=Path(self.logger.log_dir) if self.logger else None,
+        )
+
+    def _record(self, logger: TensorBoardLogger, summary: dict[str, Any]) -> None:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for key, value in summary.items():
+            if key != "versions":
+                table.add_row(key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+        get_console().print(table)
+        folder = Path(logger.log_dir)
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        chosen = self.config.model_dump(by_alias=True, exclude_unset=True)
+        metrics = {f"hp/{key}": summary[key] for key in ("test_accuracy", "train_seconds")}
+        logger.log_hyperparams(chosen | {"found": {key: summary[key] for key in ("lr_min", "lr_max")}}, metrics)
+        logger.finalize("success")
+        write_report(folder)
+        if summary["misclassified"] == 0:
+            print_once("no test image was misclassified: the gallery is empty")
+
+    def point_to_it(self) -> None:
+        """Say where to look at what the run left."""
+        if self.logger is None:
+            return
+        folder = Path(self.logger.log_dir)
+        report = folder / "report.html"
+        pictures = f"open {report}" if report.exists() else f"the pictures in {folder}"
+        print_once(f"look at it: {pictures}      or tensorboard --logdir {folder.parent}")
 
 
 def versions() -> dict[str, str]:
@@ -105,7 +165,7 @@ def device_name(device: torch.device) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """Print a line, once however many devices there are."""
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         get_console().print(line, highlight=False, soft_wrap=True)

@@ -5,20 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from cifar_resnet.data.sources import IMAGE_SIZE
+from cifar_resnet.data.images import IMAGE_SIZE
 from cifar_resnet.errors import InputError
+from cifar_resnet.training.named import make
 from cifar_resnet.training.one_cycle import one_cycle
 
 if TYPE_CHECKING:  # who only predicts or exports need not wait for albumentations
-    from cifar_resnet.data.datamodule import Batch
+    from cifar_resnet.data.batches import Batch
 
 
 class ImageClassifier(LightningModule):
@@ -45,7 +46,7 @@ class ImageClassifier(LightningModule):
         label_smoothing: of the training loss (Szegedy et al. 2015, arXiv 1512.00567, section 7).
         compile: compile the network with ``torch.compile``.
         compile_mode: the ``mode`` of ``torch.compile``.
-        watched: name under which the validation loop logs, ``val`` or ``test``.
+        validation_name: under which the validation loop logs, ``val`` or ``test``.
     """
 
     mean: Tensor
@@ -70,12 +71,12 @@ class ImageClassifier(LightningModule):
         label_smoothing: float = 0.0,
         compile: bool = False,
         compile_mode: str = "default",
-        watched: str = "test",
+        validation_name: str = "test",
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.classes = tuple(classes)
-        self.network: nn.Module = instantiate(model, num_classes=len(classes))
+        self.network = make(nn.Module, model, "model", num_classes=len(classes))
         self.network.to(memory_format=torch.channels_last)
         if compile:
             self.network.compile(mode=compile_mode)
@@ -123,12 +124,12 @@ class ImageClassifier(LightningModule):
         self._log_epoch("train", self.train_metrics)
 
     def validation_step(self, batch: "Batch", batch_idx: int) -> None:
-        """Count a batch of the watched images."""
+        """Count a batch of the validation images."""
         self._evaluate(self.val_metrics, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and accuracy of the watched images."""
-        self._log_epoch(self.hparams["watched"], self.val_metrics)
+        """Log loss and accuracy of the validation images."""
+        self._log_epoch(self.hparams["validation_name"], self.val_metrics)
 
     def test_step(self, batch: "Batch", batch_idx: int) -> Tensor:
         """Return the logits of a batch of test images."""
@@ -156,7 +157,7 @@ class ImageClassifier(LightningModule):
 
     def make_optimizer(self, lr: float) -> Optimizer:
         """Return a new optimizer over the network's parameters with the rate ``lr``."""
-        return instantiate(self.hparams["optimizer"], _partial_=True)(self.network.parameters(), lr=lr)
+        return make(Optimizer, self.hparams["optimizer"], "optimizer", self.network.parameters(), lr=lr)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and the One Cycle schedule, stepped with it."""
@@ -170,11 +171,22 @@ class ImageClassifier(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "step/learning_rate"},
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume a schedule of another length: the rest of the trace would be wrong or missing."""
-        if self._trainer is None or not checkpoint.get("lr_schedulers"):
-            return
-        before, now = checkpoint["lr_schedulers"][0]["total_steps"], int(self.trainer.estimated_stepping_batches)
+    def setup(self, stage: str) -> None:
+        """Take the bounds of the first device, which alone has searched for them."""
+        if stage == "fit":
+            names = ("lr_min", "lr_max")
+            bounds = self.trainer.strategy.broadcast([self.hparams[name] for name in names])
+            self.hparams.update(zip(names, bounds, strict=True))
+
+    def on_train_start(self) -> None:
+        """Refuse to resume a schedule of another length: the rest of the trace would be wrong or missing.
+
+        Raises:
+            InputError: the checkpoint's schedule has another number of steps than this run.
+        """
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, OneCycleLR)
+        before, now = scheduler.total_steps, int(self.trainer.estimated_stepping_batches)
         if before != now:
             raise InputError(
                 f"ckpt_path: the checkpoint's One Cycle schedule has {before} steps, this run's {now}: "

@@ -1,36 +1,33 @@
 """The command line: bad input ends as one line that says what to do, good input arrives as it was meant."""
 
-import math
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import hydra
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
 
-from cifar_resnet.analysis.gradcam import METHODS
-from cifar_resnet.cli.command import CONFIGS, check, command
-from cifar_resnet.cli.overrides import readable
-from cifar_resnet.cli.schema import EXPECTED, Expected, number, whole
+from cifar_resnet.cli.command import command
+from cifar_resnet.cli.overrides import CONFIGS, read_override
 from cifar_resnet.errors import InputError
 
-Run = Callable[..., list[DictConfig]]
+Run = Callable[..., list[Any]]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """``run("seed=1")`` is ``python scripts/train.py seed=1`` with a task that only keeps the configuration."""
+    """``run("seed=1")`` is ``python scripts/train.py seed=1`` with a job that only keeps the configuration."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*overrides: str, name: str = "train") -> list[DictConfig]:
+    def run(*overrides: str, name: str = "train") -> list[Any]:
         monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *overrides])
-        given: list[DictConfig] = []
+        given: list[Any] = []
         command(name)(given.append)()
         return given
 
@@ -57,13 +54,6 @@ def refusal(run: Run, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Call
     return refusal
 
 
-@pytest.fixture(scope="module")
-def defaults() -> DictConfig:
-    """What the training command runs with when nothing is typed."""
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose("train")
-
-
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
@@ -77,10 +67,11 @@ def defaults() -> DictConfig:
         ("epochs=3", "trainer.max_epochs"),
         ("width=16", "model.width"),
         ("ckpt=last.ckpt", "ckpt_path"),
-        ("modle=resnet18", "model"),
+        ("modle.width=3", "model.width"),
         ("sead=1", "seed"),
         ("++data.batchsize=4", "data.batch_size"),
         ("+galery.count=3", "gallery.count"),
+        ("+trainer.max_epoch=1", "trainer.max_epochs"),
         ("--batch_size=4", "data.batch_size"),
     ],
 )
@@ -115,22 +106,29 @@ def test_where_nothing_is_near_nothing_is_suggested(refusal: Callable[..., str],
         ("data=3", "choose data=cifar10 | digits | folder"),
         ("data=", "choose data=cifar10 | digits | folder"),
         ("optimizer=null", "choose optimizer=adamw | sgd"),
-        ("word", "write key=value"),
-        ("=3", "write key=value"),
-        ("größe=3", "write key=value"),
+        ("word", "word: no such key"),
+        ("=3", "write KEY=VALUE"),
+        ("größe=3", "write KEY=VALUE"),
         ("data.flip", "write data.flip=VALUE"),
-        ("+trainer.max_epochs=3", "leave out the +"),
-        ("+data.batch_size=3", "leave out the +"),
         ("~seed", "seed=VALUE"),
         ("~data", "data=VALUE"),
         ("~optimizer._target_", "optimizer._target_=VALUE"),
         ("data.batch_size=1,2", "put -m before it"),
         ("seed=1 -m data.flip=true", "data.flip=true: options such as -m come before"),
         ("--cfg=foo", "invalid choice: 'foo'"),
-        ("--config-name=nope", "'nope'"),
+        ("--config-name=nope", "--config-name=nope: no such option"),
+        ("--resolve", "--resolve: no such option"),
+        ("--run --multirun", "--run: no such option"),
+        ("data@x=3", "cannot read 'data@x=3'"),
+        ("hydra.run.dir=/proc/x", "hydra.run.dir: no such key"),
+        ("trainer.default_root_dir=s3://x/y", "trainer.default_root_dir: s3://x/y is not a folder"),
+        ("schedule={foo:1}", "schedule.foo: no such key"),
+        ("trainer=foo", "trainer=foo: is a section"),
+        ("-m seed=1,2 data.batchsize=3", "did you mean data.batch_size?"),
+        ("-m data=nope,digits", "choose data=cifar10 | digits | folder"),
         ("data=folder", "data.root is not set: give data.root="),
         ("data.root=${nope}", "data.root: Interpolation key 'nope' not found"),
-        ("schedule=3", "schedule=3: is a section; set its keys, for example schedule.peak_epoch="),
+        ("schedule=3", "schedule=3: is a section; set its keys, such as schedule.peak_epoch="),
         ("gallery=null", "gallery=null: is a section"),
         ("data.source=null", "data.source=null: is a section"),
     ],
@@ -139,56 +137,10 @@ def test_what_cannot_be_used_is_answered_with_what_to_do(refusal: Callable[..., 
     assert words in refusal(*typed.split())
 
 
-@pytest.mark.parametrize(
-    "typed",
-    """
-    data.batch_size=abc data.batch_size=0 data.batch_size=-1 data.batch_size=1e9 data.batch_size=2.5 data.batch_size=
-    data.batch_size=null data.batch_size=true data.batch_size=[1,2] data.batch_size={a:1} data.batch_size=99999999999
-    seed=-1 seed=4294967296 seed=1.0 model.width=0 model.width=4096 trainer.max_epochs=0 data.num_workers=-1
-    data.num_workers=10000 schedule.lr_max=high schedule.lr_max=nan schedule.lr_max=inf schedule.lr_max=0
-    schedule.lr_min=-0.1 data.flip=maybe data.flip=1 data.padding=zeros data.cutout=33 data.cutout=-8 data.val_size=-1
-    data.train_size=0 data.test_statistics=val data.root= optimizer.momentum=2 optimizer.weight_decay=-1
-    optimizer.nesterov=2 optimizer.fused=1 optimizer._target_=SGD model._target_=null lr_search.num_training=1
-    lr_search.lowest=0 lr_search.repeats=0 classifier.temperature=0 classifier.label_smoothing=1.5
-    classifier.compile=yes classifier.compile_mode=fast gallery.count=0 gallery.order=worst
-    gallery.method=nope ckpt_path= trainer.accelerator=foo trainer.devices=0 trainer.devices=[] trainer.devices=two
-    trainer.precision=17 trainer.limit_train_batches=0 trainer.limit_train_batches=1.5 trainer.limit_test_batches=-1
-    trainer.accumulate_grad_batches=0 trainer.gradient_clip_val=-1 trainer.log_every_n_steps=0
-    trainer.deterministic=5 trainer.fast_dev_run=x +trainer.max_steps=0
-    """.split(),  # noqa: SIM905
-)
-def test_a_wrong_value_is_answered_with_what_is_expected(defaults: DictConfig, typed: str) -> None:
-    override = OverridesParser.create().parse_override(typed)
-    key = override.key_or_group
-    config = defaults.copy()
-    OmegaConf.update(config, key, override.value(), force_add=True)
-    with pytest.raises(InputError) as error:
-        check(config)
-    assert str(error.value).startswith(f"{key}=")
-    assert str(error.value).endswith(f": expected {EXPECTED[key].phrase}")
-
-
 def test_a_wrong_value_is_shown_as_it_is_typed(refusal: Callable[..., str]) -> None:
     assert refusal("data.batch_size=abc") == "train.py: data.batch_size=abc: expected a whole number from 1 to 65,536\n"
     assert "data.batch_size=null:" in refusal("data.batch_size=null")
     assert "data.num_workers=true:" in refusal("data.num_workers=true", name="lr_find")
-
-
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        ("schedule.peak_epoch=24", "trainer.max_epochs=24"),
-        ("schedule.peak_epoch=30", "trainer.max_epochs=24"),
-        ("schedule.lr_min=0.1 schedule.lr_max=0.1", "must be below schedule.lr_max=0.1"),
-        ("schedule.lr_min=0.2 schedule.lr_max=0.1", "must be below schedule.lr_max=0.1"),
-        ("lr_search.lowest=10", "must be below lr_search.highest=10"),
-        ("lr_search.highest=0.0001", "must be below lr_search.highest=0.0001"),
-        ("trainer.gradient_clip_val=1 trainer.precision=16-mixed", "add optimizer.fused=false"),
-    ],
-)
-def test_values_that_exclude_each_other(refusal: Callable[..., str], typed: str, words: str) -> None:
-    assert words in refusal(*typed.split())
-    assert words in refusal(*typed.split(), name="lr_find")
 
 
 def test_a_place_that_cannot_be_written_to(
@@ -216,7 +168,7 @@ def test_a_place_that_cannot_be_written_to(
 )
 def test_a_path_needs_no_quotes(run: Run, path: str) -> None:
     (config,) = run(f"data.root={path}")
-    assert config.data.source.root == config.data.root == path
+    assert config.data.source.call["root"] == config.data.root == path
 
 
 def test_home_is_found_behind_an_equals_sign(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,9 +181,40 @@ def test_home_is_found_behind_an_equals_sign(run: Run, monkeypatch: pytest.Monke
 @settings(deadline=None)
 @given(path=st.text(st.characters(exclude_categories=("C",), exclude_characters="'\"\\"), min_size=1))
 def test_any_path_is_read_as_it_is_or_as_a_plain_value(path: str) -> None:
-    (typed,) = readable([f"ckpt_path={path}"], "train")
+    try:
+        typed = read_override(f"ckpt_path={path}", ["ckpt_path"], [])
+    except InputError:  # several values
+        assert "," in path
+        return
     value = OverridesParser.create().parse_override(typed).value()
     assert value in (path, path.strip()) or not isinstance(value, str)
+
+
+UNUSABLE = [
+    ("train", "+optimizer.lr=3", "optimizer: lr cannot be set here; the rate comes from schedule.lr_min"),
+    ("train", "+model.num_classes=3", "model: num_classes cannot be set here; the data says how many there are"),
+    ("train", "+model._partial_=true", "model: _partial_ cannot be set here"),
+    ("train", "+model._args_=[1]", "model: _args_ cannot be set here"),
+    ("train", "+data.source._recursive_=false", "data.source: _recursive_ cannot be set here"),
+    ("train", "+trainer.logger=false", "trainer.logger: no such key"),
+    ("train", "+trainer.callbacks=x", "trainer.callbacks: no such key"),
+    ("train", "+trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps: no such key"),
+    ("train", "+trainer.overfit_batches=0.5", "trainer.overfit_batches: no such key"),
+    ("predict", "+model.width=16", "model.width: no such key"),
+    ("predict", "+trainer.devices=1", "trainer.devices: no such key"),
+    ("export", "data.root=x", "data.root: no such key"),
+    ("evaluate", "experiment=quickstart", "experiment: no such key (--help"),
+    ("evaluate", "data.flip=true", "data.flip: no such key"),
+    ("evaluate", "+data.batch_size=3", "data.batch_size: no such key"),
+    ("evaluate", "trainer.max_epochs=3", "trainer.max_epochs: no such key"),
+    ("lr_find", "ckpt_path=x", "leave it out"),
+]
+
+
+@pytest.mark.parametrize(("name", "typed", "words"), UNUSABLE)
+def test_what_a_command_cannot_use_is_refused(refusal: Callable[..., str], name: str, typed: str, words: str) -> None:
+    given = {"train": [], "lr_find": [], "predict": ["ckpt=x", "images=x"]}.get(name, ["ckpt=x"])
+    assert words in refusal(*given, typed, name=name)
 
 
 def test_good_overrides_arrive(run: Run) -> None:
@@ -241,46 +224,57 @@ def test_good_overrides_arrive(run: Run) -> None:
         "+optimizer.dampening=0",
         "~optimizer.nesterov",
         "schedule={lr_min: 1}",
+        "+data.source.anything=3",
     )
     assert (config.seed, config.model.width, config.data.batch_size) == (7, 16, 64)
-    assert config.optimizer.dampening == 0
-    assert "nesterov" not in config.optimizer
+    assert config.optimizer.call["dampening"] == 0
+    assert "nesterov" not in config.optimizer.call
     assert (config.schedule.lr_min, config.schedule.lr_max) == (1, None)
+    assert config.data.source.call["anything"] == 3
 
 
 def test_several_values_run_one_after_the_other(run: Run, tmp_path: Path) -> None:
     assert [config.seed for config in run("-m", "seed=3,4", "data=digits")] == [3, 4]
     assert [path.name for path in tmp_path.iterdir()] == ["lightning_logs"]
+    assert not [name for name in os.environ if name.startswith("CIFAR_RESNET")]
 
 
-@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml")))
-def test_every_experiment_that_comes_with_the_project_is_good(run: Run, experiment: str) -> None:
-    assert len(run(f"experiment={experiment}")) == 1
+def test_a_process_that_a_sweeps_job_starts_does_this_job_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning starts further devices with the whole command line, which means all jobs."""
+    monkeypatch.setenv("CIFAR_RESNET_SWEEP_JOB", '["seed=4", "data=digits"]')
+    (config,) = run("-m", "seed=3,4", "data=digits", "hydra.run.dir=x", "hydra.job.name=train_ddp_process_1")
+    assert (config.seed, config.data.root) == (4, None)
 
 
-def test_help_names_every_choice(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("train", "lr_find"):
-        with pytest.raises(SystemExit) as stopped:
-            run("--help", name=name)
-        assert not stopped.value.code
-        text = capsys.readouterr().out
-        assert text.count(f"python scripts/{name}.py") == 3
-        for group in ("data", "model", "optimizer", "experiment"):
-            choices = sorted(path.stem for path in (CONFIGS / group).glob("[!_]*.yaml"))
-            assert f"{group}={'|'.join(choices)}" in text
-        for key in ("peak_epoch: 5", "batch_size: 512", "width: 64"):
-            assert key in text
+def test_a_key_that_a_sweeps_job_cannot_use_ends_in_one_line(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run("-m", "seed=-1,2")
+    assert stopped.value.code == 2
+    assert capfd.readouterr().err == "train.py: seed=-1: expected a whole number from 0 to 4,294,967,295\n"
+
+
+@pytest.mark.parametrize("name", ["train", "lr_find", "evaluate", "predict", "export"])
+def test_help_shows_every_key_with_value_and_meaning(run: Run, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    run("--help", *(["seed=17"] if name in {"train", "lr_find"} else []), name=name)
+    text = capsys.readouterr().out
+    assert f"python scripts/{name}.py" in text
+    for group in ("data", "model", "optimizer", "experiment"):
+        listed = f"{group}={' | '.join(sorted(path.stem for path in (CONFIGS / group).glob('[!_]*.yaml')))}"
+        assert (listed in text) == (name in {"train", "lr_find"} or (name, group) == ("evaluate", "data"))
+    if name in {"train", "lr_find"}:
+        assert re.search(r"^seed +17 +of weights, splits, order", text, re.MULTILINE)
+        assert re.search(r"^data.batch_size +512 +images in an optimizer step", text, re.MULTILINE)
+    else:
+        assert re.search(r"^ckpt +the checkpoint, such as", text, re.MULTILINE)
 
 
 def test_cfg_job_shows_what_would_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--cfg", "job", "seed=5") == []
-    shown = OmegaConf.create(capsys.readouterr().out)
-    assert shown.seed == 5
-    check(shown)
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 5
 
 
 def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    def interrupted(config: DictConfig) -> None:
+    def interrupted(config: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "argv", ["train.py"])
@@ -291,7 +285,7 @@ def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch, capfd: pytes
 
 
 def test_a_mistake_in_the_project_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(config: DictConfig) -> None:
+    def broken(config: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(sys, "argv", ["train.py"])
@@ -299,76 +293,23 @@ def test_a_mistake_in_the_project_keeps_its_traceback(monkeypatch: pytest.Monkey
         command("train")(broken)()
 
 
-def test_a_failing_task_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    def refuses(config: DictConfig) -> None:
+@pytest.mark.parametrize("arguments", [[], ["-m", "seed=1,2"]])
+def test_a_failing_job_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str]
+) -> None:
+    def refuses(config: object) -> None:
         raise InputError("photos/a.png is broken:\n repair it")
 
-    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     with pytest.raises(SystemExit) as stopped:
         command("train")(refuses)()
     assert stopped.value.code == 2
     assert capfd.readouterr() == ("", "train.py: photos/a.png is broken: repair it\n")
 
 
-def test_a_command_checks_its_own_keys_too(compose: Callable[..., DictConfig]) -> None:
-    config = compose("train")
-    check(config, {"seed": whole(0, 0)})
-    with pytest.raises(InputError, match="seed=0: expected a number from 5 to 6"):
-        check(config, {"seed": number(5, 6)})
-
-
-def test_every_key_of_the_training_command_has_an_expectation(compose: Callable[..., DictConfig]) -> None:
-    """A key that is added to a configuration file must say what it accepts."""
-
-    def keys(node: object, prefix: str = "") -> list[str]:
-        if not isinstance(node, dict):
-            return [prefix]
-        return [key for name, child in node.items() for key in keys(child, f"{prefix}.{name}" if prefix else name)]
-
-    for overrides in ([], ["data=folder", "data.root=x", "optimizer=adamw", "model=resnet18"], ["data=digits"]):
-        config = OmegaConf.to_container(compose("train", *overrides))
-        unchecked = {key for key in keys(config) if key not in EXPECTED}
-        assert {key for key in unchecked if not key.startswith("data.source.")} == set()
-
-
-def test_the_gallery_methods_are_those_that_exist() -> None:
-    assert EXPECTED["gallery.method"].phrase == f"one of {', '.join(METHODS)}"
-
-
-@settings(deadline=None)
-@given(low=st.integers(-1000, 1000), span=st.integers(0, 1000), value=st.integers(-3000, 3000))
-def test_ranges_include_their_ends_and_nothing_beyond(low: int, span: int, value: int) -> None:
-    inside = low <= value <= low + span
-    assert whole(low, low + span).accepts(value) == inside
-    assert number(low, low + span).accepts(value) == inside
-    assert number(low, low + span).accepts(value + 0.5) == (low <= value + 0.5 <= low + span)
-    assert not whole(low, low + span).accepts(float(value))
-
-
-@settings(deadline=None)
-@given(
-    value=st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers(), max_size=3),
-        st.dictionaries(st.text(), st.integers(), max_size=2),
-    ),
-    expected=st.sampled_from(sorted(EXPECTED.items())),
-)  # fmt: skip
-def test_every_expectation_answers_for_any_value(value: object, expected: tuple[str, Expected]) -> None:
-    """A value of the wrong kind is refused, not a crash of the comparison."""
-    key, wanted = expected
-    accepted = wanted.accepts(value)
-    assert isinstance(accepted, bool)
-    if isinstance(value, dict) or value in (math.inf, -math.inf) or str(value) == "nan":
-        assert not accepted, key
-    if value is None:
-        assert accepted == wanted.phrase.endswith("or null")
-
-
 def test_the_process_is_left_as_it_was(run: Run) -> None:
-    before = os.getcwd()
+    directory, arguments = os.getcwd(), ["scripts/train.py", "seed=1"]
     run("seed=1")
-    assert os.getcwd() == before
-
-
-def test_the_assignment_is_the_default_spelled_out(run: Run) -> None:
-    assert run("experiment=assignment") == run()
+    assert os.getcwd() == directory
+    assert sys.argv == arguments

@@ -17,7 +17,7 @@ from PIL import Image
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError
 from cifar_resnet.lr.bounds import Doubt
-from cifar_resnet.lr.search import search, write
+from cifar_resnet.lr.search import search, write_lr_search
 from cifar_resnet.training.classifier import ImageClassifier
 
 
@@ -43,7 +43,7 @@ def test_raw_losses_are_those_of_a_loop_by_hand() -> None:
     rates, (losses,) = found.bounds.rates, found.sweeps
     for step, rate in enumerate(rates):
         epoch, batch = divmod(step, len(batches))
-        images, labels = batches.dataset[epoch, batch]
+        images, labels = batches.batches[epoch, batch]
         loss = network.criterion(network(images), labels)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
@@ -99,7 +99,8 @@ def test_no_trace_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optio
         assert torch.equal(value, weights[name]), name
     assert all(parameter.grad is None for parameter in classifier.parameters())
     assert dict(classifier.hparams) == hparams
-    assert classifier._trainer is None
+    with pytest.raises(RuntimeError, match="not attached"):
+        _ = classifier.trainer
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,7 +181,7 @@ def test_labels_without_meaning_are_refused_after_a_second_attempt() -> None:
 def test_picture_and_record(tmp_path: Path) -> None:
     data = calm_data()
     found = quick_search(make_classifier(data), data, repeats=2)
-    write(found, {"optimizer": "sgd"}, tmp_path)
+    write_lr_search(found, {"optimizer": "sgd"}, tmp_path)
     record = json.loads((tmp_path / "lr_find.json").read_text())
     assert record["rates"] == found.bounds.rates
     assert record["sweeps"] == found.sweeps

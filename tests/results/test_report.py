@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_resnet.analysis.metrics import evaluate
+from cifar_resnet.analysis.metrics import evaluate_predictions
 from cifar_resnet.results.report import write_report
 
 CLASSES = ("<script>alert(1)</script>", 'cats & "dogs"', "[ship]")
 CONFIG = """\
 seed: 0 # <b>bold</b>
 model: {_target_: cifar_resnet.models.CustomResNet, width: 8}
-data: {source: {_target_: cifar_resnet.data.sources.folder, root: 'a<b>&c'}}
+data: {source: {_target_: cifar_resnet.data.sources.Folder, root: 'a<b>&c'}}
 """
 SUMMARY = {
     "train_accuracy": 0.9876,
@@ -38,7 +38,7 @@ PICTURES = ("curves", "confusion_matrix", "reliability", "gallery", "lr_find")
 def make_run(folder: Path, predicted: tuple[int, ...] = (0, 1, 1, 0), labels: tuple[int, ...] = (0, 1, 0, 1)) -> Path:
     """Write what a run leaves; each picture has a colour of its own."""
     probabilities = torch.eye(3)[list(predicted)]
-    evaluation = evaluate(probabilities, torch.tensor(labels), CLASSES)
+    evaluation = evaluate_predictions(probabilities, torch.tensor(labels), CLASSES)
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
     (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation)))

@@ -1,0 +1,44 @@
+"""From the dotted name and the arguments that a configuration holds to the object that they make."""
+
+import inspect
+from collections.abc import Mapping
+from pkgutil import resolve_name
+from typing import Any, TypeVar
+
+from cifar_resnet.errors import InputError, one_line
+
+Made = TypeVar("Made")
+
+
+def make(kind: type[Made], call: Mapping[str, Any], key: str, *positional: Any, **given: Any) -> Made:
+    """Call what a configuration names.
+
+    A failure inside the callable, a user's network perhaps, stays what it is and keeps its traceback.
+
+    Args:
+        kind: the class that the result has to be of.
+        call: ``{"_target_": dotted name of the callable, ...}``; the rest are its keyword arguments.
+        key: where the configuration holds it, for messages.
+        positional: arguments that are not in the configuration.
+        given: keyword arguments that are not in the configuration.
+
+    Raises:
+        InputError: there is no such callable, it does not take the arguments, or it makes something else.
+    """
+    arguments = {**call, **given}
+    name = arguments.pop("_target_")
+    try:
+        target = resolve_name(":".join(name.rsplit(".", 1)))  # the function resnet18 rather than its module
+        signature = inspect.signature(target)
+        signature.bind(*positional, **arguments)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{key}._target_={name}: there is nothing by that name ({one_line(error)})") from error
+    except TypeError as error:
+        takes = f"; it takes {', '.join(signature.parameters) or 'none'}" if callable(target) else ""
+        raise InputError(f"{key}: {name} {one_line(error)}{takes}") from error
+    except ValueError:  # some built-in ones do not tell what they take
+        pass
+    made = target(*positional, **arguments)
+    if not isinstance(made, kind):
+        raise InputError(f"{key}._target_={name}: it makes a {type(made).__name__}, not a {kind.__name__}")
+    return made
