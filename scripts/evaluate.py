@@ -1,10 +1,9 @@
 """Evaluate a checkpoint, and see what it gets wrong: `python scripts/evaluate.py --help` shows the keys."""
 
-from cifar_resnet.cli.command import command
+from cifar_resnet.cli.command import run
 from cifar_resnet.cli.schema import Evaluate
 
 
-@command("evaluate")
 def main(config: Evaluate) -> None:
     """Evaluate as configured."""
     from cifar_resnet.experiment import evaluate
@@ -13,4 +12,4 @@ def main(config: Evaluate) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("evaluate", main)

@@ -1,10 +1,9 @@
 """Turn a checkpoint into a file that runs without this project: `python scripts/export.py --help` shows the keys."""
 
-from cifar_resnet.cli.command import command
+from cifar_resnet.cli.command import run
 from cifar_resnet.cli.schema import Export
 
 
-@command("export")
 def main(config: Export) -> None:
     """Export as configured."""
     from cifar_resnet.inference.export import export
@@ -13,4 +12,4 @@ def main(config: Export) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("export", main)

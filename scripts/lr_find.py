@@ -1,10 +1,9 @@
 """Find the learning-rate bounds without training: `python scripts/lr_find.py --help` shows the keys."""
 
-from cifar_resnet.cli.command import command
+from cifar_resnet.cli.command import run
 from cifar_resnet.cli.schema import LrFind
 
 
-@command("lr_find")
 def main(config: LrFind) -> None:
     """Search as configured."""
     from cifar_resnet.experiment import find_lr
@@ -13,4 +12,4 @@ def main(config: LrFind) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("lr_find", main)

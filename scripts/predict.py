@@ -2,11 +2,10 @@
 
 import sys
 
-from cifar_resnet.cli.command import command
+from cifar_resnet.cli.command import run
 from cifar_resnet.cli.schema import Predict
 
 
-@command("predict")
 def main(config: Predict) -> None:
     """Predict as configured; exit code 1 says that a file could not be read."""
     from cifar_resnet.inference.predict import predict
@@ -16,4 +15,4 @@ def main(config: Predict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("predict", main)

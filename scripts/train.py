@@ -1,10 +1,9 @@
 """Train, and see what went wrong: `python scripts/train.py --help` shows the keys."""
 
-from cifar_resnet.cli.command import command
+from cifar_resnet.cli.command import run
 from cifar_resnet.cli.schema import Train
 
 
-@command("train")
 def main(config: Train) -> None:
     """Train as configured."""
     from cifar_resnet.experiment import train
@@ -13,4 +12,4 @@ def main(config: Train) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("train", main)

@@ -36,14 +36,13 @@ def compose(name: str, *typed: str) -> Any:
 
 
 def _compose(name: str, typed: Iterable[str]) -> DictConfig:
-    keys = schema.describe(schema.COMMANDS[name])
-    readable = [overrides.read_override(each, keys, schema.COMMANDS[name].groups) for each in typed]
+    readable = [overrides.read_override(each, name) for each in typed]
     try:
         with hydra.initialize_config_dir(str(overrides.CONFIGS), version_base="1.3"):
             return hydra.compose(name, readable)
     except HydraException as error:
         key = getattr(error.__cause__, "full_key", None)
-        raise InputError(overrides.no_such_key(key, keys) if key else one_line(error)) from error
+        raise InputError(overrides.no_such_key(key, name) if key else one_line(error)) from error
 
 
 def _check(name: str, config: DictConfig) -> Any:
@@ -55,29 +54,22 @@ def _check(name: str, config: DictConfig) -> Any:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except ValidationError as error:
-        raise InputError(schema.explain(error, schema.COMMANDS[name])) from error
+        raise InputError(schema.explain(error, name)) from error
 
 
-def command(name: str) -> Callable[[Job], Callable[[], None]]:
-    """Make a command line of a job that takes the configuration of the command ``name``.
+def run(name: str, job: Job) -> None:
+    """Call a job with the configuration of the command ``name`` as the command line changes it.
 
     Whatever the user can cause ends as one line on standard error and exit code 2; a traceback means a bug.
     """
-
-    def decorate(job: Job) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                _run(name, job)
-            except InputError as error:
-                _refuse(name, error)
-            except KeyboardInterrupt:
-                sys.exit(130)
-            except SystemExit as stop:  # Lightning ends an interrupted training with 1
-                sys.exit(130 if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
-
-        return run
-
-    return decorate
+    try:
+        _run(name, job)
+    except InputError as error:
+        _refuse(name, error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit as stop:  # Lightning ends an interrupted training with 1
+        sys.exit(130 if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
 
 
 def _refuse(name: str, error: InputError) -> NoReturn:
@@ -103,7 +95,7 @@ def _run(name: str, job: Job) -> None:
     if SWEEP_JOB in os.environ:
         job(compose(name, *json.loads(os.environ[SWEEP_JOB])))
     elif unknown and unknown[0].startswith("-"):
-        near = overrides.no_such_key(unknown[0].strip("-").partition("=")[0], schema.describe(schema.COMMANDS[name]))
+        near = overrides.no_such_key(unknown[0].strip("-").partition("=")[0], name)
         raise InputError(f"{unknown[0]}: no such option; a key is set by KEY=VALUE, without dashes; {near}")
     elif unknown:
         raise InputError(f"{unknown[0]}: options such as -m come before all keys, or after them")
@@ -120,7 +112,7 @@ def _run(name: str, job: Job) -> None:
 def _sweep(name: str, job: Job, typed: Iterable[str]) -> None:
     """Hand over to Hydra, which reads the command line by itself, and calls once for each combination of values."""
     for each in typed:
-        overrides.read_override(each, schema.describe(schema.COMMANDS[name]), schema.COMMANDS[name].groups, sweep=True)
+        overrides.read_override(each, name, sweep=True)
 
     def run_one(config: DictConfig) -> None:
         os.environ[SWEEP_JOB] = json.dumps(list(HydraConfig.get().overrides.task))

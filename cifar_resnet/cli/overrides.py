@@ -1,7 +1,6 @@
 """What a user types behind a command: read as it is meant, or refused with what would be right."""
 
 import re
-from collections.abc import Collection
 from difflib import SequenceMatcher
 from os.path import expanduser
 from pathlib import Path
@@ -11,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from cifar_resnet.cli.schema import COMMANDS, describe
 from cifar_resnet.errors import InputError
 
 CONFIGS = next(folder / "configs" for folder in Path(__file__).parents if (folder / "configs").is_dir())
@@ -19,18 +19,15 @@ OPEN_SECTIONS = ("model.", "optimizer.", "data.source.")
 """Sections whose keys are the arguments of a callable, so that ``+section.key=value`` can give it another one."""
 
 
-def read_override(typed: str, keys: Collection[str], groups: Collection[str], sweep: bool = False) -> str:
-    """Return what was typed as Hydra reads it: ``key=value``, special characters quoted, ``~/`` expanded.
+def read_override(typed: str, command: str, sweep: bool = False) -> str:
+    """Return a word of the command line as Hydra reads it: special characters quoted, ``~/`` expanded.
 
-    Args:
-        typed: one word of the command line.
-        keys: those of the command.
-        groups: those of which the command chooses a file in ``configs/``.
-        sweep: it may give several values, and Hydra's own keys.
+    A ``sweep`` may give several values, and Hydra's own keys.
 
     Raises:
-        InputError: it is not of that form, or the command has no use for it.
+        InputError: it is no ``key=value``, or the command has no use for it.
     """
+    keys, groups = describe(COMMANDS[command]), COMMANDS[command].groups
     parts = re.fullmatch(r"(\+{0,2}|~)([\w./]+)(?:=(.*))?", typed, re.DOTALL | re.ASCII)
     if parts is None:
         raise InputError(f"cannot read {typed!r}: write KEY=VALUE")
@@ -40,7 +37,7 @@ def read_override(typed: str, keys: Collection[str], groups: Collection[str], sw
     is_argument = key.startswith(tuple(each for each in OPEN_SECTIONS if f"{each}_target_" in keys))
     inner = next((other for other in keys if other.startswith(f"{key}.")), None)
     if key not in (*keys, *groups) and inner is None and not (is_argument and sign):
-        raise InputError(no_such_key(key, keys))
+        raise InputError(no_such_key(key, command))
     if sign == "~" and is_argument and not key.endswith("_target_"):
         return typed
     if value is None or sign == "~":
@@ -70,8 +67,8 @@ def choices(group: str) -> list[str]:
     return sorted(file.stem for file in (CONFIGS / group).glob("[!_]*.yaml"))
 
 
-def no_such_key(key: str, keys: Collection[str]) -> str:
-    """Say that a key does not exist, and with which choice it would, or which of ``keys`` is most like it.
+def no_such_key(key: str, command: str) -> str:
+    """Say that a key does not exist, and with which choice it would, or which of the command's is most like it.
 
     Mostly the last parts are compared: a section is more often left out or misnamed than a key taken for another.
     """
@@ -81,6 +78,7 @@ def no_such_key(key: str, keys: Collection[str]) -> str:
         last = max(SequenceMatcher(None, leaf, other_leaf).ratio(), 0.8 * (leaf in other_leaf.split("_")))
         return 0.7 * last + 0.3 * SequenceMatcher(None, key, other).ratio()
 
+    keys = describe(COMMANDS[command])
     group, _, name = key.partition(".")
     files: dict[str, Any] = {choice: OmegaConf.load(CONFIGS / group / f"{choice}.yaml") for choice in choices(group)}
     homes = [f"{group}={choice}" for choice, content in files.items() if name in content.get(group, content).keys()]  # noqa: SIM118 ``in`` hides what is not set

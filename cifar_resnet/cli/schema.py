@@ -246,9 +246,9 @@ def expected(described: dict[str, Any]) -> str:
     return f"{kind} {low} to {described['maximum']:,}" if "maximum" in described else kind
 
 
-def explain(error: ValidationError, section: type[BaseModel]) -> str:
+def explain(error: ValidationError, command: str) -> str:
     """Put the first thing that is wrong with a configuration into a line: the key, its value, what it accepts."""
-    first, keys = error.errors()[0], describe(section)
+    first, keys = error.errors()[0], describe(COMMANDS[command])
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "value_error":
         return f"{place}: {first['ctx']['error']}" if place else str(first["ctx"]["error"])

@@ -10,7 +10,7 @@ import pytest
 from conftest import make_classifier, make_data, make_trainer
 from lightning.pytorch import Callback
 
-from cifar_resnet.cli.command import command
+from cifar_resnet.cli import command
 from cifar_resnet.cli.overrides import CONFIGS
 
 SCRIPTS = CONFIGS.parent / "scripts"
@@ -103,7 +103,7 @@ def test_an_interrupted_training_ends_quietly(
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as stopped:
-        command("train")(train)()
+        command.run("train", train)
     assert stopped.value.code == 130
     err = capfd.readouterr().err
     assert "Traceback" not in err

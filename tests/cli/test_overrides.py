@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_resnet.cli.command import command
+from cifar_resnet.cli import command
 from cifar_resnet.cli.overrides import CONFIGS, read_override
 from cifar_resnet.errors import InputError
 
@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     def run(*overrides: str, name: str = "train") -> list[Any]:
         monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *overrides])
         given: list[Any] = []
-        command(name)(given.append)()
+        command.run(name, given.append)
         return given
 
     return run
@@ -182,7 +182,7 @@ def test_home_is_found_behind_an_equals_sign(run: Run, monkeypatch: pytest.Monke
 @given(path=st.text(st.characters(exclude_categories=("C",), exclude_characters="'\"\\"), min_size=1))
 def test_any_path_is_read_as_it_is_or_as_a_plain_value(path: str) -> None:
     try:
-        typed = read_override(f"ckpt_path={path}", ["ckpt_path"], [])
+        typed = read_override(f"ckpt_path={path}", "train")
     except InputError:  # several values
         assert "," in path
         return
@@ -279,7 +279,7 @@ def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch, capfd: pytes
 
     monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(SystemExit) as stopped:
-        command("train")(interrupted)()
+        command.run("train", interrupted)
     assert stopped.value.code == 130
     assert capfd.readouterr() == ("", "")
 
@@ -290,7 +290,7 @@ def test_a_mistake_in_the_project_keeps_its_traceback(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(ZeroDivisionError):
-        command("train")(broken)()
+        command.run("train", broken)
 
 
 @pytest.mark.parametrize("arguments", [[], ["-m", "seed=1,2"]])
@@ -303,7 +303,7 @@ def test_a_failing_job_ends_in_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     with pytest.raises(SystemExit) as stopped:
-        command("train")(refuses)()
+        command.run("train", refuses)
     assert stopped.value.code == 2
     assert capfd.readouterr() == ("", "train.py: photos/a.png is broken: repair it\n")
 

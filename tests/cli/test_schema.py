@@ -117,7 +117,7 @@ def test_any_value_is_taken_or_refused_in_one_line(value: object, key: str) -> N
     try:
         COMMANDS["train"].model_validate(config)
     except ValidationError as error:
-        assert key.partition(".")[0] in explain(error, COMMANDS["train"])  # noqa: PT017  either may be right
+        assert key.partition(".")[0] in explain(error, "train")  # noqa: PT017  either may be right
         return
     assert str(value) != "nan"
     assert not isinstance(value, dict)
