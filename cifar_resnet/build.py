@@ -39,6 +39,8 @@ def prepare(seed: int) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # of an earlier run in this process, whose other devices have ended
     seed_everything(seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")  # TF32 where there is TF32
     keep_freed_memory()

@@ -115,13 +115,15 @@ def _sweep(name: str, job: Job, typed: Iterable[str]) -> None:
         overrides.read_override(each, name, sweep=True)
 
     def run_one(config: DictConfig) -> None:
+        before = dict(os.environ)
         os.environ[SWEEP_JOB] = json.dumps(list(HydraConfig.get().overrides.task))
         try:
             job(_check(name, config))
         except InputError as error:  # Hydra announces every exception that reaches it
             _refuse(name, error)
-        finally:
-            del os.environ[SWEEP_JOB]
+        finally:  # the ranks that Lightning leaves there would be taken for those of the next job
+            os.environ.clear()
+            os.environ.update(before)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over instead of printing them
     try:

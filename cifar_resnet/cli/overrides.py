@@ -36,7 +36,7 @@ def read_override(typed: str, command: str, sweep: bool = False) -> str:
         return typed
     is_argument = key.startswith(tuple(each for each in OPEN_SECTIONS if f"{each}_target_" in keys))
     inner = next((other for other in keys if other.startswith(f"{key}.")), None)
-    if key not in (*keys, *groups) and inner is None and not (is_argument and sign):
+    if key not in (*keys, *groups) and inner is None and not is_argument:  # Hydra knows a file's own arguments
         raise InputError(no_such_key(key, command))
     if sign == "~" and is_argument and not key.endswith("_target_"):
         return typed

@@ -35,7 +35,7 @@ class TrainResult:
     Attributes:
         accuracy: share of the test images that are classified correctly, 0 to 1.
         lr_min, lr_max: the bounds of the One Cycle schedule, given or found.
-        classifier: the trained network; raw pixels in, logits out.
+        classifier: the trained network in evaluation mode; raw pixels in, logits out.
         evaluation: every figure of the test.
         summary: what ``summary.json`` holds.
         folder: of the run; None beside the first device, and under ``trainer.fast_dev_run``.
@@ -120,7 +120,7 @@ class RunFolder:
             accuracy=evaluator.evaluation.accuracy.value,
             lr_min=classifier.hparams["lr_min"],
             lr_max=classifier.hparams["lr_max"],
-            classifier=classifier,
+            classifier=classifier.eval(),
             evaluation=evaluator.evaluation,
             summary=summary,
             folder=Path(self.logger.log_dir) if self.logger else None,

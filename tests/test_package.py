@@ -1,0 +1,69 @@
+"""The package as a library and as a wheel: the README's lines run, and the wheel works from any folder."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cifar_resnet.cli.overrides import CONFIGS
+
+ROOT = CONFIGS.parent
+
+
+def test_the_readmes_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(lines.replace('"experiment=quickstart"', '"experiment=quickstart", "trainer.max_epochs=2"'), names)
+    run = names["run"]
+    assert 0.5 < run.accuracy <= 1  # type: ignore[attr-defined]
+    assert 0 < run.lr_min < run.lr_max  # type: ignore[attr-defined]
+    assert (run.folder / "report.html").exists()  # type: ignore[attr-defined]
+    assert not run.classifier.training  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the package stands as a wheel brings it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("cifar_resnet", "configs", "pyproject.toml", "README.md", "LICENSE"):
+        (source / name).symlink_to(ROOT / name)
+    command = [
+        sys.executable, "-c", "from setuptools.build_meta import build_wheel; print(build_wheel('..'))",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=source, capture_output=True, text=True, check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_a_wheel_holds_every_file_that_the_package_needs(installed: Path) -> None:
+    def files(folder: Path, *patterns: str) -> set[str]:
+        return {str(path.relative_to(folder)) for pattern in patterns for path in folder.rglob(pattern)}
+
+    assert files(installed / "cifar_resnet" / "configs", "*.yaml") == files(CONFIGS, "*.yaml")
+    package = ROOT / "cifar_resnet"
+    assert files(installed / "cifar_resnet", "*.py", "*.jinja") == files(package, "*.py", "*.jinja")
+
+
+def test_a_wheel_works_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import cifar_resnet; print(cifar_resnet.__file__)\n"
+        "run = cifar_resnet.train('data=digits', 'data.train_size=100', 'model.width=2', 'trainer.max_epochs=2',"
+        " 'schedule.peak_epoch=1', 'schedule.lr_min=0.01', 'schedule.lr_max=0.1', 'trainer.accelerator=cpu')\n"
+        "print((run.folder / 'report.html').exists())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(installed) in done.stdout
+    assert done.stdout.strip().endswith("True")
