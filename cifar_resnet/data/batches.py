@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -45,7 +46,6 @@ class TrainingBatches(Dataset[Batch]):
 
     def __post_init__(self) -> None:
         self.batch_size = min(self.batch_size, len(self.labels))
-        self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Return the number of whole batches in an epoch; the few images left over differ from epoch to epoch."""
@@ -55,15 +55,16 @@ class TrainingBatches(Dataset[Batch]):
     def __getitem__(self, key: Key) -> Batch:
         epoch, batch = key
         start = batch * self.batch_size
-        rows = self._epoch_order(epoch)[start : start + self.batch_size][self.rank :: self.world_size]
+        order = _epoch_order(self.seed, epoch, len(self.labels))
+        rows = order[start : start + self.batch_size][self.rank :: self.world_size]
         seeds = np.random.SeedSequence((self.seed, epoch, batch, self.rank))
         images = self.augmentation(self.padded.numpy(), rows, seeds)
         return torch.from_numpy(images), self.labels[torch.from_numpy(rows)]
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
-        return self._order[1]
+
+@lru_cache(maxsize=1)
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from cifar_resnet.data.augment import PADDING, Augmentation, pad
 from cifar_resnet.data.batches import TrainingBatches, TrainingLoader
@@ -29,8 +29,7 @@ def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
         images: uint8 ``[N, H, W, 3]``. The figures are exact: they come from the 256-bin histogram of each channel.
     """
     levels = np.arange(256) / 255
-    channels = np.moveaxis(images, -1, 0)
-    shares = [np.bincount(channel.ravel(), minlength=256) / channel.size for channel in channels]
+    shares = [np.bincount(images[..., i].ravel(), minlength=256) / images[..., i].size for i in range(3)]
     means = [float(share @ levels) for share in shares]
     deviations = [float(np.sqrt(share @ (levels - mean) ** 2)) for share, mean in zip(shares, means, strict=True)]
     # One constant image has no deviation; a floor of one grey level keeps the division finite.
@@ -143,16 +142,14 @@ class ImageDataModule(LightningDataModule):
             )
         fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
         workers = self._workers()
-        padded, labels = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")
+        arrays = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")
         augmentation = Augmentation(IMAGE_SIZE, self.flip, self.cutout, fill)
         accumulated = self.accumulate_grad_batches
-        batches = TrainingBatches(
-            padded, labels, augmentation, self.batch_size, self.seed, rank, world_size, accumulated
-        )
+        batches = TrainingBatches(*arrays, augmentation, self.batch_size, self.seed, rank, world_size, accumulated)
         if not len(batches):
             raise InputError(
                 f"trainer.accumulate_grad_batches={accumulated}: with data.batch_size={self.batch_size} an epoch has "
-                f"only {len(labels) // batches.batch_size} batches: lower one of the two"
+                f"only {len(batches.labels) // batches.batch_size} batches: lower one of the two"
             )
         self._loader = TrainingLoader(batches, workers, pin_memory=self._on_gpu())
         return self._loader
@@ -166,13 +163,11 @@ class ImageDataModule(LightningDataModule):
         train = _read(self.train)
         if self._padded is None or (shared and not self._padded[0].is_shared()):
             padded = torch.from_numpy(pad(train.images, self.padding, fill))
-            labels = torch.from_numpy(train.labels.copy())
+            self._padded = padded, torch.from_numpy(train.labels.copy())
             if shared:
-                padded.share_memory_()
-                labels.share_memory_()
+                self._padded = padded.share_memory_(), self._padded[1].share_memory_()
             inside = padded[:, PADDING:-PADDING, PADDING:-PADDING]
-            self.train = replace(train, images=inside.numpy(), labels=labels.numpy())
-            self._padded = padded, labels
+            self.train = replace(train, images=inside.numpy(), labels=self._padded[1].numpy())
         return self._padded
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
@@ -184,11 +179,10 @@ class ImageDataModule(LightningDataModule):
         return self._evaluation_loader(self.test)
 
     def _evaluation_loader(self, images: ImageSet | None) -> DataLoader[tuple[Tensor, ...]]:
-        images = _read(images)
-        arrays = TensorDataset(torch.from_numpy(images.images), torch.from_numpy(images.labels))
-        slices = [slice(at, at + EVALUATION_BATCH_SIZE) for at in range(0, len(images), EVALUATION_BATCH_SIZE)]
-        # Slices of what is in memory: a worker would only add a copy.
-        return DataLoader(arrays, batch_size=None, sampler=slices, pin_memory=self._on_gpu())
+        arrays = _read(images).images, _read(images).labels
+        batches = zip(*(torch.from_numpy(array).split(EVALUATION_BATCH_SIZE) for array in arrays), strict=True)
+        # Views of what is in memory: a worker would only add a copy.
+        return DataLoader(list(batches), batch_size=None, pin_memory=self._on_gpu())  # type: ignore[arg-type]
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
