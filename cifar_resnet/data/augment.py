@@ -9,8 +9,7 @@ import numpy as np
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for updates
 import albumentations as A
 
-PADDING = 4
-"""Pixels added to each side before a crop of the original size is taken: 9×9 possible offsets."""
+PADDING = 4  # pixels added to each side before a crop of the original size is taken: 81 possible offsets
 
 
 def pad(images: np.ndarray, mode: str, fill: np.ndarray) -> np.ndarray:

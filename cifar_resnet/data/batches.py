@@ -12,11 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cifar_resnet.data.augment import Augmentation
 
-Batch = tuple[Tensor, Tensor]
-"""Images, uint8 ``[N, 32, 32, 3]``, and labels, int64 ``[N]``."""
-
-Key = tuple[int, int]
-"""Which batch: epoch and place in it, both counted from 0."""
+Batch = tuple[Tensor, Tensor]  # images, uint8 ``[N, 32, 32, 3]``, and labels, int64 ``[N]``
+Key = tuple[int, int]  # which batch: epoch and place in it, both counted from 0
 
 
 @dataclass(eq=False)
@@ -94,9 +91,6 @@ class TrainingLoader:
         batches: what to load.
         num_workers: processes that make the batches; they stay from epoch to epoch, until `stop`.
         pin_memory: put batches where a GPU can fetch them without waiting.
-
-    Attributes:
-        sampler: whose ``set_epoch`` chooses the epoch that is iterated over next.
     """
 
     def __init__(self, batches: TrainingBatches, num_workers: int, pin_memory: bool):

@@ -18,8 +18,7 @@ from torchvision.datasets.utils import check_integrity, download_url, extract_ar
 from cifar_resnet.data.sources import ImageSet, Source
 from cifar_resnet.errors import InputError
 
-DOWNLOAD_TIMEOUT = 30
-"""Seconds after which a server that sends nothing is given up."""
+DOWNLOAD_TIMEOUT = 30  # seconds after which a server that sends nothing is given up
 
 
 class Cifar10(Source):

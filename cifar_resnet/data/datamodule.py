@@ -17,16 +17,13 @@ from cifar_resnet.data.sources import ImageSet, Source
 from cifar_resnet.errors import InputError
 
 EVALUATION_BATCH_SIZE = 1000
-
-MOST_WORKERS = 8
-"""Workers of a device unless told otherwise; each augments some 50,000 images a second."""
+MOST_WORKERS = 8  # of a device unless told otherwise; each augments some 50,000 images a second
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Return the mean and the (population) standard deviation of each channel, in units of the full range 0 to 1.
 
-    Args:
-        images: uint8 ``[N, H, W, 3]``. The figures are exact: they come from the 256-bin histogram of each channel.
+    They are exact: they come from the 256-bin histogram of each channel of the images, uint8 ``[N, H, W, 3]``.
     """
     levels = np.arange(256) / 255
     shares = [np.bincount(images[..., i].ravel(), minlength=256) / images[..., i].size for i in range(3)]
@@ -43,17 +40,11 @@ class ImageDataModule(LightningDataModule):
     Training batches are shuffled and augmented. Without a validation split the validation loop watches the test
     images, so that there is a test curve; nothing is chosen by it. Every device evaluates all images.
 
-    Args:
+    Args, beside those that `cifar_resnet.cli.schema.Data` describes with their ranges:
         source: offers the training and the test images, of which none are read before `setup` asks for them.
-        batch_size: images in an optimizer step over all devices together, if gradients are not accumulated.
-        num_workers: processes that augment; None takes none on a CPU, where the network is what one waits for, and one
-            for each spare core, eight at most, beside an accelerator.
-        padding: ``reflect`` or ``mean``.
-        flip: mirror half of the training images.
-        cutout: side in pixels of the square cut out of each training image; 0 for none.
-        val_size: images split from the training images for validation, class proportions kept.
-        train_size: train on this many of the remaining images only, class proportions kept; None for all.
-        test_statistics: normalize validation and test images with the statistics of ``train`` or of ``test``.
+        batch_size: over all devices together, if gradients are not accumulated.
+        num_workers: None takes none on a CPU, where the network is what one waits for, and one for each spare core,
+            eight at most, beside an accelerator.
         seed: of the splits, the order and the augmentation.
         accumulate_grad_batches: batches in an optimizer step; an epoch leaves out those that would make a weaker one.
 

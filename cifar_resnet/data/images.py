@@ -12,8 +12,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cifar_resnet.errors import InputError, one_line
 
-IMAGE_SIZE = 32
-"""Height and width in pixels of every image that is trained on, evaluated or predicted."""
+IMAGE_SIZE = 32  # height and width in pixels of every image that is trained on, evaluated or predicted
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,7 @@ class Picture:
 
 
 def find(pattern: str) -> tuple[list[Path], list[Path]]:
-    """Return the files, and the folders, that a pattern matches, in the order of their names.
-
-    Args:
-        pattern: a file, or a glob; ``**`` goes into folders.
+    """Return the files, and the folders, that a file name or a glob (``**`` goes into folders) matches, sorted.
 
     Raises:
         InputError: no file matches.
@@ -70,12 +66,10 @@ def _read_or_error(file: Path) -> Picture | InputError:
 def read(file: Path) -> Picture:
     """Return a picture as it is meant to be seen: upright, on white where transparent, its first frame if it moves.
 
-    Whatever it holds becomes RGB of 8 bits: grey of 16 bits keeps its upper 8, and grey levels of unknown range (32
-    bits, floats) are stretched to 0 to 255. The shorter side is scaled to 32 pixels; of the longer side the middle is
-    kept. Training images and images to predict are read by this function alone, so both see the same pixels.
-
-    Args:
-        file: of any format that Pillow knows, whatever its suffix.
+    The file is of any format that Pillow knows, whatever its suffix. It becomes RGB of 8 bits: grey of 16 bits keeps
+    its upper 8, and grey levels of unknown range (32 bits, floats) are stretched to 0 to 255. The shorter side is
+    scaled to 32 pixels; of the longer side the middle is kept. Training images and images to predict are read by this
+    function alone, so both see the same pixels.
 
     Raises:
         InputError: the file cannot be read as an image.

@@ -11,8 +11,7 @@ from PIL import Image
 from cifar_resnet.data.images import IMAGE_SIZE, printable, read
 from cifar_resnet.errors import InputError
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""How the names of the files end, in capitals or not, that `Folder` takes for images."""
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in a `Folder`, in any case
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,15 @@ class InMemory(Source):
     """Images that the caller has already: ``InMemory(train, test)``."""
 
     def __init__(self, train: ImageSet, test: ImageSet):
-        self._sets = train, test
+        self._splits = train, test
 
     def train(self) -> ImageSet:
         """Return the training images."""
-        return self._sets[0]
+        return self._splits[0]
 
     def test(self) -> ImageSet:
         """Return the test images."""
-        return self._sets[1]
+        return self._splits[1]
 
 
 class Digits(Source):
@@ -83,11 +82,10 @@ class Digits(Source):
         bunch = load_digits()
         labels = bunch.target.astype(np.int64)
         rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)[part]
-        grey = [Image.fromarray(image) for image in np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)]
-        large = [image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC).convert("RGB") for image in grey]
-        return ImageSet(
-            np.stack([np.asarray(image) for image in large]), labels[rows], tuple(map(str, bunch.target_names))
-        )
+        grey = np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)
+        size, bicubic = (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC
+        images = [np.asarray(Image.fromarray(image).resize(size, bicubic).convert("RGB")) for image in grey]
+        return ImageSet(np.stack(images), labels[rows], tuple(map(str, bunch.target_names)))
 
 
 @dataclass

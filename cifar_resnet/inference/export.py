@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -25,16 +26,10 @@ from cifar_resnet.inference.output import output_file
 from cifar_resnet.training.checkpoint import load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
-TOLERANCE = 1e-5
-"""Largest difference from the checkpoint's probabilities with which an export passes."""
-
-BATCH_SIZES = (1, 2, 7, 64)
-"""Of the batches with which an export is tried; a last one takes the images that remain."""
-
+TOLERANCE = 1e-5  # largest difference from the checkpoint's probabilities with which an export passes
+BATCH_SIZES = (1, 2, 7, 64)  # with which an export is tried; a last batch takes the images that remain
 ANY_N = ({0: torch.export.Dim("batch")},)  # the size of the input that is not fixed
-
-CLASSES = "classes.json"
-"""Under this name a TorchScript or exported-program archive holds the class names, a JSON list by label."""
+CLASSES = "classes.json"  # in a TorchScript or exported-program archive: the class names, a JSON list by label
 
 Run = Callable[[Tensor], Tensor]
 """An exported file at work: uint8 ``[N, 32, 32, 3]`` to float32 ``[N, classes]``, both on the CPU."""
@@ -93,11 +88,9 @@ def export(config: Export) -> Path:
         draft = Path(folder) / output.name
         difference, count = _write_and_verify(config.format, classifier, draft)
         draft.replace(output)
-    lines = (
-        f"{output}: uint8 images [N, 32, 32, 3] in, probabilities [N, {len(classifier.classes)}] out",
-        f"verified: at most {difference:.1g} from the checkpoint's probabilities, on {count} images",
-    )
-    get_console().print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+    purpose = f"uint8 images [N, 32, 32, 3] in, probabilities [N, {len(classifier.classes)}] out"
+    proof = f"verified: at most {difference:.1g} from the checkpoint's probabilities, on {count} images"
+    get_console().print(f"{output}: {purpose}\n{proof}", markup=False, highlight=False, soft_wrap=True)
     return output
 
 
@@ -165,23 +158,18 @@ def _write_torchscript(module: nn.Module, example: Tensor, classes: str, file: P
     torch.jit.save(traced, str(file), _extra_files={CLASSES: classes})
 
 
-def _load_torchscript(file: Path) -> Run:
-    return torch.jit.load(str(file), map_location="cpu")
-
-
 def _write_exported_program(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
     program = torch.export.export(module, (example,), dynamic_shapes=ANY_N)
     torch.export.save(program, file, extra_files={CLASSES: classes})
 
 
-def _load_exported_program(file: Path) -> Run:
-    return torch.export.load(file).module()
-
-
 FORMATS: dict[str, Format] = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
-    "torchscript": Format(".pt", (), _write_torchscript, _load_torchscript),
-    "exported_program": Format(".pt2", (), _write_exported_program, _load_exported_program),
+    "torchscript": Format(".pt", (), _write_torchscript, partial(torch.jit.load, map_location="cpu")),
+    "exported_program": Format(".pt2", (), _write_exported_program, lambda file: torch.export.load(file).module()),
 }
-"""The formats, by the names that `format` takes. ONNX: input ``images``, output ``probabilities``, the class names as
-JSON in the metadata ``classes``; the others: for ``torch.jit.load`` and ``torch.export.load``."""
+"""The formats, by the names that `format` takes.
+
+ONNX has the input ``images``, the output ``probabilities`` and the class names as JSON in the metadata ``classes``; the
+others are for ``torch.jit.load`` and ``torch.export.load``, with the class names in the extra file `CLASSES`.
+"""

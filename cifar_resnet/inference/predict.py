@@ -4,7 +4,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -37,14 +37,6 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
 
 
-@dataclass
-class Outcome:
-    """What is left when the predictions have been written: those for the sheet, and the number of files skipped."""
-
-    shown: list[Prediction] = field(default_factory=list)
-    skipped: int = 0
-
-
 def predict(config: Predict) -> int:
     """Write the predictions to standard output and the sheet to its file; all else goes to standard error.
 
@@ -66,20 +58,26 @@ def predict(config: Predict) -> int:
     if folders and "**" not in config.images:
         others = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
         messages.print(f"{printable(folders[0])}{others}: a folder, skipped; the pattern ** goes into folders")
-    outcome = Outcome()
-    WRITERS[config.format](_predictions(classifier, files, config.sheet, outcome, messages))
-    line = f"images predicted: {len(files) - outcome.skipped:,}, files skipped: {outcome.skipped:,}"
-    if outcome.shown:
-        draw_predictions(classifier, outcome.shown, messages).savefig(sheet)
+    shown: list[Prediction] = []
+    skipped: list[InputError] = []
+    WRITERS[config.format](_predictions(classifier, files, messages, skipped, shown, config.sheet))
+    line = f"images predicted: {len(files) - len(skipped):,}, files skipped: {len(skipped):,}"
+    if shown:
+        draw_predictions(classifier, shown, messages).savefig(sheet)
         line += f", sheet: {sheet}"
     messages.print(line)
-    return outcome.skipped
+    return len(skipped)
 
 
 def _predictions(
-    classifier: ImageClassifier, files: Sequence[Path], sheet: int, outcome: Outcome, messages: Console
+    classifier: ImageClassifier,
+    files: Sequence[Path],
+    messages: Console,
+    skipped: list[InputError],
+    shown: list[Prediction],
+    sheet: int,
 ) -> Iterator[list[Prediction]]:
-    """Yield predictions batch by batch, and keep in ``outcome`` the first ``sheet`` pictures."""
+    """Yield predictions batch by batch; keep the files ``skipped``, and in ``shown`` the first ``sheet`` pictures."""
     with Progress(
         *(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
         console=messages,
@@ -89,12 +87,12 @@ def _predictions(
     ) as progress:
         task = progress.add_task("", total=len(files))
         for batch in read_batches(files, BATCH_SIZE):
-            for problem in batch:
-                if isinstance(problem, InputError):
-                    messages.print(f"{problem}: skipped")
-            predictions = classify(classifier, [picture for picture in batch if isinstance(picture, Picture)])
-            outcome.skipped += len(batch) - len(predictions)
-            outcome.shown += predictions[: sheet - len(outcome.shown)]
+            problems = [each for each in batch if isinstance(each, InputError)]
+            for problem in problems:
+                messages.print(f"{problem}: skipped")
+            skipped += problems
+            predictions = classify(classifier, [each for each in batch if isinstance(each, Picture)])
+            shown += predictions[: sheet - len(shown)]
             yield predictions
             progress.advance(task, len(batch))
 
