@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 import matplotlib
@@ -58,10 +59,7 @@ def draw_cards(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[t
 def draw_image(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None) -> None:
     """Draw an image, or in its place a map over a grey copy of it; of a map that is zero everywhere, say so.
 
-    Args:
-        axes: where.
-        image: uint8 ``[H, W, 3]``.
-        heat: the map, ``[H, W]`` in 0 to 1.
+    The image is uint8 ``[H, W, 3]``, the map ``[H, W]`` in 0 to 1.
     """
     axes.set_axis_off()
     extent = (0, image.shape[1], image.shape[0], 0)
@@ -122,13 +120,12 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray, cell: floa
 def _name_classes(axes: Axes, names: Sequence[str], cell: float) -> None:
     size = float(np.clip(cell * 50, 5, 11))
     ticks, borders = range(len(names)), np.arange(len(names) - 1) + 0.5
-    axes.set_xticks(ticks, names, fontsize=size, parse_math=False)
-    axes.set_yticks(ticks, names, fontsize=size, parse_math=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, names, fontsize=size, parse_math=False)
+        axis.set_ticks(borders, minor=True)
     if max(map(len, names)) > 3:
         for label in axes.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_xticks(borders, minor=True)
-    axes.set_yticks(borders, minor=True)
     axes.grid(which="minor", color="#dddddd", linewidth=0.5)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_color("#dddddd")
@@ -142,9 +139,8 @@ def draw_reliability(evaluation: Evaluation) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     bins = evaluation.calibration
     upper.plot([0, 1], [0, 1], "--", color="#777777", linewidth=1, label="calibrated")
-    filled = [(bin.confidence, bin.accuracy) for bin in bins if bin.accuracy is not None]
-    confidence = [confidence for confidence, _ in filled]
-    share, low, high = np.array([(accuracy.value, accuracy.low, accuracy.high) for _, accuracy in filled]).T
+    filled = [(bin.confidence, *astuple(bin.accuracy)) for bin in bins if bin.accuracy is not None]
+    confidence, share, low, high = np.array(filled).T
     upper.vlines(confidence, low, high, color="#0072B2", linewidth=1, label="95% Wilson interval")
     upper.vlines(confidence, confidence, share, color="#D55E00", linewidth=4, alpha=0.7, label="gap")
     upper.plot(confidence, share, "o", color="#0072B2", ms=5, label="images of one bin")

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytorch_grad_cam as cam
@@ -25,19 +26,15 @@ METHODS: dict[str, type] = {
 }
 """The methods of pytorch-grad-cam that need no further arguments, by the names that `gallery.method` takes."""
 
-PREFERRED_SIDE = 8
-"""Side, in cells, of the feature map that is explained by default: there the assignment splits its network."""
+PREFERRED_SIDE = 8  # in cells, of the feature map that is explained by default: there the assignment splits its network
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Class-activation maps of some images, or the reason why there are none.
+    """Class-activation maps of some images and the layer that they explain, or a line that says why there are none.
 
-    Attributes:
-        maps: float32 ``[M, N, H, W]``, M maps for each of N images, each stretched to 0 to 1, and all 0 where nothing
-            speaks for the class; None where there are no maps.
-        layer: the name of the layer that they explain, or None.
-        reason: why there are no maps, in one line, or None.
+    The maps are float32 ``[M, N, H, W]``, M for each of N images, each stretched to 0 to 1, and all 0 where nothing
+    speaks for the class.
     """
 
     maps: np.ndarray | None
@@ -77,12 +74,10 @@ def explain_images(
 
 
 def find_layer(classifier: ImageClassifier, name: str | None = None) -> str:
-    """Return the name of the layer to explain.
+    """Return the name of the layer to explain, a layer as ``network.named_modules()`` calls it.
 
-    Args:
-        classifier: its network's layers are looked through.
-        name: a layer as ``network.named_modules()`` calls it; None takes the last stage (a direct child of the
-            network) whose feature map is 8×8, or, where there is none, the last stage that has a feature map at all.
+    Where none is named, that is the last stage (a direct child of the network) whose feature map is 8×8, or, where
+    there is none, the last stage that has a feature map at all.
 
     Raises:
         InputError: there is no such layer, or no stage with a feature map.
@@ -92,16 +87,15 @@ def find_layer(classifier: ImageClassifier, name: str | None = None) -> str:
             stages = ", ".join(stage for stage, _ in classifier.network.named_children())
             raise InputError(f"{name}: the network has no such layer; its stages are {stages}")
         return name
-    sides: dict[str, int] = {}
+    network, sides = _copy_for_explaining(classifier), dict[str, int]()
 
-    def note(stage: str, output: object) -> None:
+    def note(stage: str, _module: nn.Module, _args: object, output: object) -> None:
         # Images are square, so a feature map [N, C, H, W] is; [N, H, W, C] and tokens [N, T, C] are not explained.
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
             sides[stage] = output.shape[3]
 
-    network = _copy_for_explaining(classifier)
     for stage, module in network.named_children():
-        module.register_forward_hook(lambda _module, _args, output, stage=stage: note(stage, output))
+        module.register_forward_hook(partial(note, stage))
     with torch.no_grad():
         network(classifier.normalize(classifier.example_input_array.to(classifier.device)).float())
     if not sides:

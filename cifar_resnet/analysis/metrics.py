@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import torch
 from rich import box, get_console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
@@ -53,11 +53,6 @@ class ConfusedPair:
     first_as_second: int
     second_as_first: int
 
-    @property
-    def errors(self) -> int:
-        """Both together."""
-        return self.first_as_second + self.second_as_first
-
 
 @dataclass(frozen=True)
 class CalibrationBin:
@@ -79,7 +74,6 @@ class Evaluation:
 
     Attributes:
         images, errors: how many images, and how many of them are misclassified.
-        accuracy: of the images as they are.
         flip_accuracy: of the mean probabilities of image and mirror image; None where that was not asked for.
         calibration_error: the expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3), 0 to 1.
         classes: by label.
@@ -125,23 +119,23 @@ def evaluate_predictions(
     predicted = probabilities.argmax(dim=1)
     correct = predicted == labels
     confusion = multiclass_confusion_matrix(predicted, labels, len(classes)).numpy()
-    flip_accuracy = None
-    if mirrored is not None:
-        averaged = ((probabilities + mirrored) / 2).argmax(dim=1)
-        flip_accuracy = wilson(int((averaged == labels).sum()), len(labels))
     # torchmetrics gives a probability of exactly 1 a bin of its own; the last bin is where it belongs.
     below_one = probabilities.float().clamp(max=1 - torch.finfo(torch.float32).eps)
     return Evaluation(
         images=len(labels),
         errors=int((~correct).sum()),
-        accuracy=wilson(int(correct.sum()), len(labels)),
-        flip_accuracy=flip_accuracy,
+        accuracy=_accuracy(correct),
+        flip_accuracy=None if mirrored is None else _accuracy((probabilities + mirrored).argmax(dim=1) == labels),
         calibration_error=multiclass_calibration_error(below_one, labels, len(classes), CALIBRATION_BINS).item(),
         classes=_per_class(confusion, classes),
-        confused=_confused(confusion.tolist(), classes),
+        confused=_confused(confusion, classes),
         confusion=confusion.tolist(),
-        calibration=_calibration(below_one.amax(dim=1).numpy(), correct.numpy()),
+        calibration=_calibration(below_one.amax(dim=1).numpy(), correct),
     )
+
+
+def _accuracy(correct: Tensor) -> Accuracy:
+    return wilson(int(correct.sum()), len(correct))
 
 
 def _per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[ClassFigures]:
@@ -156,47 +150,39 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _confused(confusion: list[list[int]], classes: Sequence[str]) -> list[ConfusedPair]:
-    pairs = (
-        ConfusedPair(classes[first], classes[second], confusion[first][second], confusion[second][first])
-        for first, second in combinations(range(len(classes)), 2)
-    )
-    return sorted((pair for pair in pairs if pair.errors), key=lambda pair: -pair.errors)[:CONFUSED_PAIRS]
+def _confused(confusion: np.ndarray, classes: Sequence[str]) -> list[ConfusedPair]:
+    errors = confusion + confusion.T
+    pairs = sorted(combinations(range(len(classes)), 2), key=lambda pair: -errors[pair])[:CONFUSED_PAIRS]
+    ways = [(one, other, int(confusion[one, other]), int(confusion[other, one])) for one, other in pairs]
+    return [ConfusedPair(classes[one], classes[other], *counts) for one, other, *counts in ways if any(counts)]
 
 
-def _calibration(confidence: np.ndarray, correct: np.ndarray) -> list[CalibrationBin]:
+def _calibration(confidence: np.ndarray, correct: Tensor) -> list[CalibrationBin]:
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     place = np.digitize(confidence, edges) - 1
-    return [
-        _calibration_bin(low, high, confidence[place == index], correct[place == index])
-        for index, (low, high) in enumerate(pairwise(edges.tolist()))
-    ]
-
-
-def _calibration_bin(low: float, high: float, confidence: np.ndarray, correct: np.ndarray) -> CalibrationBin:
-    images = len(confidence)
-    if not images:
-        return CalibrationBin(low, high, 0, None, None)
-    return CalibrationBin(low, high, images, float(confidence.mean()), wilson(int(correct.sum()), images))
+    bins = []
+    for index, (low, high) in enumerate(pairwise(edges.tolist())):
+        inside = place == index
+        known = (float(confidence[inside].mean()), _accuracy(correct[inside])) if inside.any() else (None, None)
+        bins.append(CalibrationBin(low, high, int(inside.sum()), *known))
+    return bins
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the figures."""
     console = get_console()
     console.print(_class_table(evaluation))
-    for line in _remarks(evaluation):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(*_remarks(evaluation), sep="\n", highlight=False, markup=False, soft_wrap=True)
     if evaluation.confused:
         console.print(_pair_table(evaluation))
 
 
 def _class_table(evaluation: Evaluation) -> Table:
-    table = Table("class", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("images", "precision", "recall", "F1"):
-        table.add_column(heading, justify="right")
-    for figures in evaluation.classes:
-        shares = (figures.precision, figures.recall, figures.f1)
-        table.add_row(Text(figures.name), f"{figures.images:,}", *("–" if x is None else f"{x:.2%}" for x in shares))
+    headings = [Column(name, justify="right") for name in ("images", "precision", "recall", "F1")]
+    table = Table("class", *headings, box=box.SIMPLE_HEAD, pad_edge=False)
+    for each in evaluation.classes:
+        shares = ("–" if share is None else f"{share:.2%}" for share in (each.precision, each.recall, each.f1))
+        table.add_row(Text(each.name), f"{each.images:,}", *shares)
     return table
 
 
@@ -218,10 +204,7 @@ def _remarks(evaluation: Evaluation) -> Iterator[str]:
 def _pair_table(evaluation: Evaluation) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 3, 0, 0))
     for pair in evaluation.confused:
-        table.add_row(
-            Text(f"{pair.first} and {pair.second}"),
-            f"{pair.errors:,}",
-            Text(f"{pair.first} → {pair.second}: {pair.first_as_second:,}"),
-            Text(f"{pair.second} → {pair.first}: {pair.second_as_first:,}"),
-        )
+        one, other, errors = pair.first, pair.second, pair.first_as_second + pair.second_as_first
+        ways = f"{one} → {other}: {pair.first_as_second:,}", f"{other} → {one}: {pair.second_as_first:,}"
+        table.add_row(Text(f"{one} and {other}"), f"{errors:,}", *map(Text, ways))
     return table

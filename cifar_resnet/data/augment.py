@@ -9,8 +9,7 @@ import numpy as np
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for updates
 import albumentations as A
 
-PADDING = 4
-"""Pixels added to each side before a crop of the original size is taken: 9×9 possible offsets."""
+PADDING = 4  # pixels added to each side before a crop of the original size is taken: 81 possible offsets
 
 
 def pad(images: np.ndarray, mode: str, fill: np.ndarray) -> np.ndarray:
@@ -27,22 +26,16 @@ def pad(images: np.ndarray, mode: str, fill: np.ndarray) -> np.ndarray:
     margin = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
     if mode == "reflect":
         return np.pad(images, margin, mode="reflect")
-    padded = np.pad(images, margin)
-    border = np.pad(np.zeros(images.shape[1:3], bool), PADDING, constant_values=True)
-    padded[:, border] = fill
+    padded = np.full([side + sum(more) for side, more in zip(images.shape, margin, strict=True)], fill)
+    padded[:, PADDING:-PADDING, PADDING:-PADDING] = images
     return padded
 
 
 class RandomSquare(A.ImageOnlyTransform):
-    """Chooses a square, wholly inside the image, at a uniformly drawn place.
+    """Chooses a square of ``size`` × ``size`` pixels, wholly inside the image, at a uniformly drawn place."""
 
-    Args:
-        size: side of the square in pixels.
-        p: probability of applying the transform.
-    """
-
-    def __init__(self, size: int, p: float = 1.0):
-        super().__init__(p=p)
+    def __init__(self, size: int):
+        super().__init__(p=1)
         self.size = size
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, slice]:
@@ -68,8 +61,8 @@ class Cutout(RandomSquare):
     Albumentations' own CoarseDropout does the same in ten times the time.
     """
 
-    def __init__(self, size: int, fill: np.ndarray, p: float = 1.0):
-        super().__init__(size, p)
+    def __init__(self, size: int, fill: np.ndarray):
+        super().__init__(size)
         self.fill = fill
 
     def apply(self, img: np.ndarray, rows: slice, columns: slice, **params: Any) -> np.ndarray:
@@ -90,11 +83,7 @@ class Augmentation:
     """
 
     def __init__(self, size: int, flip: bool, cutout: int, fill: np.ndarray):
-        transforms: list[A.BasicTransform] = [Crop(size)]
-        if flip:
-            transforms.append(A.HorizontalFlip(p=0.5))
-        if cutout:
-            transforms.append(Cutout(cutout, fill))
+        transforms = [Crop(size), *[A.HorizontalFlip(p=0.5)] * flip, *[Cutout(cutout, fill)] * (cutout > 0)]
         self.size = size
         self.pipeline = A.Compose(transforms, is_check_shapes=False)  # the check costs a sixth of the time
 

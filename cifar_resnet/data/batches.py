@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,11 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cifar_resnet.data.augment import Augmentation
 
-Batch = tuple[Tensor, Tensor]
-"""Images, uint8 ``[N, 32, 32, 3]``, and labels, int64 ``[N]``."""
-
-Key = tuple[int, int]
-"""Which batch: epoch and place in it, both counted from 0."""
+Batch = tuple[Tensor, Tensor]  # images, uint8 ``[N, 32, 32, 3]``, and labels, int64 ``[N]``
+Key = tuple[int, int]  # which batch: epoch and place in it, both counted from 0
 
 
 @dataclass(eq=False)
@@ -45,7 +43,6 @@ class TrainingBatches(Dataset[Batch]):
 
     def __post_init__(self) -> None:
         self.batch_size = min(self.batch_size, len(self.labels))
-        self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Return the number of whole batches in an epoch; the few images left over differ from epoch to epoch."""
@@ -55,15 +52,16 @@ class TrainingBatches(Dataset[Batch]):
     def __getitem__(self, key: Key) -> Batch:
         epoch, batch = key
         start = batch * self.batch_size
-        rows = self._epoch_order(epoch)[start : start + self.batch_size][self.rank :: self.world_size]
+        order = _epoch_order(self.seed, epoch, len(self.labels))
+        rows = order[start : start + self.batch_size][self.rank :: self.world_size]
         seeds = np.random.SeedSequence((self.seed, epoch, batch, self.rank))
         images = self.augmentation(self.padded.numpy(), rows, seeds)
         return torch.from_numpy(images), self.labels[torch.from_numpy(rows)]
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
-        return self._order[1]
+
+@lru_cache(maxsize=1)
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 @dataclass(eq=False)
@@ -93,9 +91,6 @@ class TrainingLoader:
         batches: what to load.
         num_workers: processes that make the batches; they stay from epoch to epoch, until `stop`.
         pin_memory: put batches where a GPU can fetch them without waiting.
-
-    Attributes:
-        sampler: whose ``set_epoch`` chooses the epoch that is iterated over next.
     """
 
     def __init__(self, batches: TrainingBatches, num_workers: int, pin_memory: bool):

@@ -18,8 +18,7 @@ from torchvision.datasets.utils import check_integrity, download_url, extract_ar
 from cifar_resnet.data.sources import ImageSet, Source
 from cifar_resnet.errors import InputError
 
-DOWNLOAD_TIMEOUT = 30
-"""Seconds after which a server that sends nothing is given up."""
+DOWNLOAD_TIMEOUT = 30  # seconds after which a server that sends nothing is given up
 
 
 class Cifar10(Source):
@@ -45,11 +44,8 @@ class Cifar10(Source):
                 f"data.root={self.root} is a file: name the folder that holds {CIFAR10.filename}, or will hold it"
             )
         try:
-            if self._is_intact():  # most often; it needs no lock, so no permission to write
-                return
-            with _one_at_a_time(self.root):
-                if not self._is_intact():
-                    self._fetch()
+            if not self._is_intact():  # most often it is, and needs no lock, so no permission to write
+                self._fetch_alone()
         except (OSError, RuntimeError, HTTPException) as error:
             reason = getattr(error, "reason", error)  # what a URLError wraps
             raise InputError(
@@ -72,17 +68,28 @@ class Cifar10(Source):
         return ImageSet(np.ascontiguousarray(part.data), np.asarray(part.targets, np.int64), tuple(part.classes))
 
     def _is_intact(self) -> bool:
-        try:
+        with suppress(RuntimeError, OSError):  # absent, corrupt (torchvision verifies all files) or unreadable
             self.test()
-        except (RuntimeError, OSError):  # absent, corrupt (torchvision verifies all files) or unreadable
-            return False
-        return True
+            return True
+        return False
+
+    def _fetch_alone(self) -> None:
+        # The lock lies outside of the folder, which may have to go again while other processes wait.
+        name = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
+        lock = Path(gettempdir(), f"cifar10-{name}.lock")
+        with FileLock(lock):
+            try:
+                if not self._is_intact():
+                    self._fetch()
+            finally:
+                with suppress(PermissionError):  # of Windows, where FileLock removes it
+                    lock.unlink(missing_ok=True)
 
     def _fetch(self) -> None:
         archive = self.root / CIFAR10.filename
         if archive.exists() and not check_integrity(archive, CIFAR10.tgz_md5):
             raise InputError(f"{archive} is corrupt (wrong checksum): delete it and run again to download it anew")
-        with _staging(self.root) as staging, _bounded_wait():
+        with _staging(self.root) as staging:
             if not archive.exists():
                 download_url(CIFAR10.url, staging, CIFAR10.filename, CIFAR10.tgz_md5)
                 (staging / CIFAR10.filename).replace(archive)
@@ -92,41 +99,17 @@ class Cifar10(Source):
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process of this machine after the other in.
-
-    The lock lies outside of the folder, which may have to go again while others wait.
-    """
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    lock = Path(gettempdir(), f"cifar10-{name}.lock")
-    with FileLock(lock):
-        try:
-            yield
-        finally:
-            with suppress(PermissionError):  # of Windows, where FileLock removes it
-                lock.unlink(missing_ok=True)
-
-
-@contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """Offer an empty folder inside ``folder``; after a failure remove it and the parents that were made for it."""
+    """Offer an empty folder in ``folder``, and an end to waiting; after a failure remove what was made for it."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision would wait for a silent network for ever
     try:
         with TemporaryDirectory(dir=folder) as staging:
             yield Path(staging)
     finally:
+        socket.setdefaulttimeout(patience)
         with suppress(OSError):  # not empty
             for path in made:
                 path.rmdir()
-
-
-@contextmanager
-def _bounded_wait() -> Iterator[None]:
-    """Give up on a silent network, for which torchvision would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

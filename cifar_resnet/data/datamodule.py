@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from cifar_resnet.data.augment import PADDING, Augmentation, pad
 from cifar_resnet.data.batches import TrainingBatches, TrainingLoader
@@ -17,20 +17,16 @@ from cifar_resnet.data.sources import ImageSet, Source
 from cifar_resnet.errors import InputError
 
 EVALUATION_BATCH_SIZE = 1000
-
-MOST_WORKERS = 8
-"""Workers of a device unless told otherwise; each augments some 50,000 images a second."""
+MOST_WORKERS = 8  # of a device unless told otherwise; each augments some 50,000 images a second
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Return the mean and the (population) standard deviation of each channel, in units of the full range 0 to 1.
 
-    Args:
-        images: uint8 ``[N, H, W, 3]``. The figures are exact: they come from the 256-bin histogram of each channel.
+    They are exact: they come from the 256-bin histogram of each channel of the images, uint8 ``[N, H, W, 3]``.
     """
     levels = np.arange(256) / 255
-    channels = np.moveaxis(images, -1, 0)
-    shares = [np.bincount(channel.ravel(), minlength=256) / channel.size for channel in channels]
+    shares = [np.bincount(images[..., i].ravel(), minlength=256) / images[..., i].size for i in range(3)]
     means = [float(share @ levels) for share in shares]
     deviations = [float(np.sqrt(share @ (levels - mean) ** 2)) for share, mean in zip(shares, means, strict=True)]
     # One constant image has no deviation; a floor of one grey level keeps the division finite.
@@ -44,17 +40,11 @@ class ImageDataModule(LightningDataModule):
     Training batches are shuffled and augmented. Without a validation split the validation loop watches the test
     images, so that there is a test curve; nothing is chosen by it. Every device evaluates all images.
 
-    Args:
+    Args, beside those that `cifar_resnet.cli.schema.Data` describes with their ranges:
         source: offers the training and the test images, of which none are read before `setup` asks for them.
-        batch_size: images in an optimizer step over all devices together, if gradients are not accumulated.
-        num_workers: processes that augment; None takes none on a CPU, where the network is what one waits for, and one
-            for each spare core, eight at most, beside an accelerator.
-        padding: ``reflect`` or ``mean``.
-        flip: mirror half of the training images.
-        cutout: side in pixels of the square cut out of each training image; 0 for none.
-        val_size: images split from the training images for validation, class proportions kept.
-        train_size: train on this many of the remaining images only, class proportions kept; None for all.
-        test_statistics: normalize validation and test images with the statistics of ``train`` or of ``test``.
+        batch_size: over all devices together, if gradients are not accumulated.
+        num_workers: None takes none on a CPU, where the network is what one waits for, and one for each spare core,
+            eight at most, beside an accelerator.
         seed: of the splits, the order and the augmentation.
         accumulate_grad_batches: batches in an optimizer step; an epoch leaves out those that would make a weaker one.
 
@@ -143,16 +133,14 @@ class ImageDataModule(LightningDataModule):
             )
         fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
         workers = self._workers()
-        padded, labels = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")
+        arrays = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")
         augmentation = Augmentation(IMAGE_SIZE, self.flip, self.cutout, fill)
         accumulated = self.accumulate_grad_batches
-        batches = TrainingBatches(
-            padded, labels, augmentation, self.batch_size, self.seed, rank, world_size, accumulated
-        )
+        batches = TrainingBatches(*arrays, augmentation, self.batch_size, self.seed, rank, world_size, accumulated)
         if not len(batches):
             raise InputError(
                 f"trainer.accumulate_grad_batches={accumulated}: with data.batch_size={self.batch_size} an epoch has "
-                f"only {len(labels) // batches.batch_size} batches: lower one of the two"
+                f"only {len(batches.labels) // batches.batch_size} batches: lower one of the two"
             )
         self._loader = TrainingLoader(batches, workers, pin_memory=self._on_gpu())
         return self._loader
@@ -166,13 +154,11 @@ class ImageDataModule(LightningDataModule):
         train = _read(self.train)
         if self._padded is None or (shared and not self._padded[0].is_shared()):
             padded = torch.from_numpy(pad(train.images, self.padding, fill))
-            labels = torch.from_numpy(train.labels.copy())
+            self._padded = padded, torch.from_numpy(train.labels.copy())
             if shared:
-                padded.share_memory_()
-                labels.share_memory_()
+                self._padded = padded.share_memory_(), self._padded[1].share_memory_()
             inside = padded[:, PADDING:-PADDING, PADDING:-PADDING]
-            self.train = replace(train, images=inside.numpy(), labels=labels.numpy())
-            self._padded = padded, labels
+            self.train = replace(train, images=inside.numpy(), labels=self._padded[1].numpy())
         return self._padded
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
@@ -184,11 +170,10 @@ class ImageDataModule(LightningDataModule):
         return self._evaluation_loader(self.test)
 
     def _evaluation_loader(self, images: ImageSet | None) -> DataLoader[tuple[Tensor, ...]]:
-        images = _read(images)
-        arrays = TensorDataset(torch.from_numpy(images.images), torch.from_numpy(images.labels))
-        slices = [slice(at, at + EVALUATION_BATCH_SIZE) for at in range(0, len(images), EVALUATION_BATCH_SIZE)]
-        # Slices of what is in memory: a worker would only add a copy.
-        return DataLoader(arrays, batch_size=None, sampler=slices, pin_memory=self._on_gpu())
+        arrays = _read(images).images, _read(images).labels
+        batches = zip(*(torch.from_numpy(array).split(EVALUATION_BATCH_SIZE) for array in arrays), strict=True)
+        # Views of what is in memory: a worker would only add a copy.
+        return DataLoader(list(batches), batch_size=None, pin_memory=self._on_gpu())  # type: ignore[arg-type]
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -10,21 +10,17 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import InputError, one_line
 
-IMAGE_SIZE = 32
-"""Height and width in pixels of every image that is trained on, evaluated or predicted."""
+IMAGE_SIZE = 32  # height and width in pixels of every image that is trained on, evaluated or predicted
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What was read of a file.
+    """What was read of a file: RGB, uint8 ``[32, 32, 3]``.
 
-    Attributes:
-        file: the file.
-        pixels: uint8 ``[32, 32, 3]``, RGB.
-        size: width and height of the picture as it is seen, upright, before it was scaled.
-        note: what was done to the picture to get there; empty for a 32×32 picture that was taken as it is.
+    ``size`` is the width and height of the picture as it is seen, upright, before it was scaled. The ``note`` says what
+    was done to it; it is empty for a 32×32 picture that was taken as it is.
     """
 
     file: Path
@@ -34,10 +30,7 @@ class Picture:
 
 
 def find(pattern: str) -> tuple[list[Path], list[Path]]:
-    """Return the files, and the folders, that a pattern matches, in the order of their names.
-
-    Args:
-        pattern: a file, or a glob; ``**`` goes into folders.
+    """Return the files, and the folders, that a file name or a glob (``**`` goes into folders) matches, sorted.
 
     Raises:
         InputError: no file matches.
@@ -45,12 +38,12 @@ def find(pattern: str) -> tuple[list[Path], list[Path]]:
     path = Path(pattern)
     if path.is_dir():
         raise InputError(f"images={pattern} is a folder: give images='{path / '*'}' for what is in it")
-    found = [path] if path.is_file() else [Path(name) for name in glob.glob(str(path), recursive=True)]
-    folders = sorted(path for path in found if path.is_dir())
-    files = sorted(set(found) - set(folders))
+    found = {path} if path.is_file() else {Path(name) for name in glob.glob(str(path), recursive=True)}
+    folders = {path for path in found if path.is_dir()}
+    files = sorted(found - folders)
     if not files:
         raise InputError(f"images={pattern}: no file matches; give a file or a quoted pattern such as 'photos/*.jpg'")
-    return files, folders
+    return files, sorted(folders)
 
 
 def read_batches(files: Sequence[Path], size: int) -> Iterator[list[Picture | InputError]]:
@@ -73,12 +66,10 @@ def _read_or_error(file: Path) -> Picture | InputError:
 def read(file: Path) -> Picture:
     """Return a picture as it is meant to be seen: upright, on white where transparent, its first frame if it moves.
 
-    Whatever it holds becomes RGB of 8 bits: grey of 16 bits keeps its upper 8, and grey levels of unknown range (32
-    bits, floats) are stretched to 0 to 255. The shorter side is scaled to 32 pixels; of the longer side the middle is
-    kept. Training images and images to predict are read by this function alone, so both see the same pixels.
-
-    Args:
-        file: of any format that Pillow knows, whatever its suffix.
+    The file is of any format that Pillow knows, whatever its suffix. It becomes RGB of 8 bits: grey of 16 bits keeps
+    its upper 8, and grey levels of unknown range (32 bits, floats) are stretched to 0 to 255. The shorter side is
+    scaled to 32 pixels; of the longer side the middle is kept. Training images and images to predict are read by this
+    function alone, so both see the same pixels.
 
     Raises:
         InputError: the file cannot be read as an image.
@@ -95,7 +86,9 @@ def read(file: Path) -> Picture:
                 notes.append("grey levels stretched")
             rgb = _to_rgb(image)
     except Exception as error:  # Pillow's readers raise whatever the bytes of a broken file provoke
-        raise InputError(f"{printable(file)} cannot be read as an image ({_reason(error)})") from error
+        unknown = isinstance(error, UnidentifiedImageError) and "Pillow knows no such format"
+        reason = unknown or getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{printable(file)} cannot be read as an image ({reason})") from error
     width, height = size = rgb.size
     if size != (IMAGE_SIZE, IMAGE_SIZE):
         notes.append(f"scaled from {width}×{height}" + (", centre-cropped" if width != height else ""))
@@ -122,14 +115,6 @@ def _from_grey(levels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.round(levels).astype(np.uint8)).convert("RGB")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "Pillow knows no such format"
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-
-
 def printable(file: Path) -> str:
     """Return the file's name for one line of a terminal: control and undecodable characters as escapes."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(file)
-    )
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(file))

@@ -11,19 +11,12 @@ from PIL import Image
 from cifar_resnet.data.images import IMAGE_SIZE, printable, read
 from cifar_resnet.errors import InputError
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""How the names of the files end, in capitals or not, that `Folder` takes for images."""
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in a `Folder`, in any case
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images in memory.
-
-    Attributes:
-        images: uint8 ``[N, 32, 32, 3]``, RGB, 0 to 255.
-        labels: int64 ``[N]``, indices into ``classes``.
-        classes: the class names.
-    """
+    """Labelled images in memory: RGB, uint8 ``[N, 32, 32, 3]``, and indices into the class names, int64 ``[N]``."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -57,15 +50,15 @@ class InMemory(Source):
     """Images that the caller has already: ``InMemory(train, test)``."""
 
     def __init__(self, train: ImageSet, test: ImageSet):
-        self._sets = train, test
+        self._splits = train, test
 
     def train(self) -> ImageSet:
         """Return the training images."""
-        return self._sets[0]
+        return self._splits[0]
 
     def test(self) -> ImageSet:
         """Return the test images."""
-        return self._sets[1]
+        return self._splits[1]
 
 
 class Digits(Source):
@@ -76,27 +69,26 @@ class Digits(Source):
 
     def train(self) -> ImageSet:
         """Return the 1,437 training images."""
-        return _digits(part=0)
+        return self._read(part=0)
 
     def test(self) -> ImageSet:
         """Return the 360 test images."""
-        return _digits(part=1)
+        return self._read(part=1)
+
+    def _read(self, part: int) -> ImageSet:
+        from sklearn.datasets import load_digits  # noqa: PLC0415  (a second of imports that no other source needs)
+        from sklearn.model_selection import train_test_split  # noqa: PLC0415
+
+        bunch = load_digits()
+        labels = bunch.target.astype(np.int64)
+        rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)[part]
+        grey = np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)
+        size, bicubic = (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC
+        images = [np.asarray(Image.fromarray(image).resize(size, bicubic).convert("RGB")) for image in grey]
+        return ImageSet(np.stack(images), labels[rows], tuple(map(str, bunch.target_names)))
 
 
-def _digits(part: int) -> ImageSet:
-    from sklearn.datasets import load_digits  # noqa: PLC0415  (a second of imports that the other sources do not need)
-    from sklearn.model_selection import train_test_split  # noqa: PLC0415
-
-    bunch = load_digits()
-    labels = bunch.target.astype(np.int64)
-    rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)[part]
-    grey = np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)
-    size = (IMAGE_SIZE, IMAGE_SIZE)
-    large = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in grey]
-    images = np.repeat(np.stack(large)[..., None], 3, axis=-1)
-    return ImageSet(images, labels[rows], tuple(str(name) for name in bunch.target_names))
-
-
+@dataclass
 class Folder(Source):
     """The images of ``root/train/CLASS/*`` and ``root/test/CLASS/*``; the folder names are the classes.
 
@@ -111,9 +103,8 @@ class Folder(Source):
             are there, or an image cannot be used.
     """
 
-    def __init__(self, root: str, resize: bool = False):
-        self.root = Path(root)
-        self.resize = resize
+    root: str
+    resize: bool = False
 
     def train(self) -> ImageSet:
         """Read the images below ``train``."""
@@ -125,16 +116,16 @@ class Folder(Source):
 
     def _read(self, split: str) -> ImageSet:
         # Both are listed, where both are there, before the slow part begins.
-        splits = [path for path in (self.root / "train", self.root / "test") if path.name == split or path.is_dir()]
+        both = Path(self.root, "train"), Path(self.root, "test")
+        splits = [path for path in both if path.name == split or path.is_dir()]
         try:
             found = [_classes(path) for path in splits]
-            odd = set(found[0]) ^ set(found[-1])
+            classes = found[0]
+            odd = ", ".join(sorted(set(classes) ^ set(found[-1])))
             if odd:
                 raise InputError(
-                    f"{self.root}: train/ and test/ need the same class folders; only in one of them: "
-                    f"{', '.join(sorted(odd))}"
+                    f"{self.root}: train/ and test/ need the same class folders; only in one of them: {odd}"
                 )
-            classes = found[0]
             if len(classes) < 2:
                 raise InputError(f"{splits[0]} has only the class {classes[0]!r}: a classifier needs two or more")
             files = {path.name: _files(path, classes) for path in splits}[split]
@@ -173,7 +164,7 @@ def _classes(split: Path) -> tuple[str, ...]:
 
 def _files(split: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     """List each image file with its label, in the order of the classes and then of the names."""
-    labelled: list[tuple[Path, int]] = []
+    labelled = []
     for label, name in enumerate(classes):
         found = sorted(path for path in (split / name).iterdir() if path.suffix.lower() in SUFFIXES)
         if not found:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -25,28 +26,20 @@ from cifar_resnet.inference.output import output_file
 from cifar_resnet.training.checkpoint import load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
-TOLERANCE = 1e-5
-"""Largest difference from the checkpoint's probabilities with which an export passes."""
+TOLERANCE = 1e-5  # largest difference from the checkpoint's probabilities with which an export passes
+BATCH_SIZES = (1, 2, 7, 64)  # with which an export is tried; a last batch takes the images that remain
+ANY_N = ({0: torch.export.Dim("batch")},)  # the size of the input that is not fixed
+CLASSES = "classes.json"  # in a TorchScript or exported-program archive: the class names, a JSON list by label
 
-BATCH_SIZES = (1, 2, 7, 64)
-"""Of the batches with which an export is tried; a last one takes the images that remain."""
-
-CLASSES = "classes.json"
-"""Under this name a TorchScript or exported-program archive holds the class names, a JSON list by label."""
-
-Run = Callable[[np.ndarray], np.ndarray]
-"""An exported file at work: uint8 ``[N, 32, 32, 3]`` to float32 ``[N, classes]``."""
+Run = Callable[[Tensor], Tensor]
+"""An exported file at work: uint8 ``[N, 32, 32, 3]`` to float32 ``[N, classes]``, both on the CPU."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A file format.
+    """A file format: its suffix, the packages it needs beside torch, and how such a file is written and run.
 
-    Attributes:
-        suffix: of its files' names.
-        packages: what it needs beside torch.
-        write: takes the module, an example of its input, the class names as JSON, and the file.
-        load: takes the file, and returns what runs it.
+    ``write`` takes the module, an example of its input, the class names as JSON, and the file.
     """
 
     suffix: str
@@ -95,13 +88,9 @@ def export(config: Export) -> Path:
         draft = Path(folder) / output.name
         difference, count = _write_and_verify(config.format, classifier, draft)
         draft.replace(output)
-    get_console().print(
-        f"{output}: uint8 images [N, 32, 32, 3] in, probabilities [N, {len(classifier.classes)}] out\n"
-        f"verified: at most {difference:.1g} from the checkpoint's probabilities, on {count} images",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    purpose = f"uint8 images [N, 32, 32, 3] in, probabilities [N, {len(classifier.classes)}] out"
+    proof = f"verified: at most {difference:.1g} from the checkpoint's probabilities, on {count} images"
+    get_console().print(f"{output}: {purpose}\n{proof}", markup=False, highlight=False, soft_wrap=True)
     return output
 
 
@@ -128,8 +117,7 @@ def _quiet() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable()
     try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             yield
     finally:
         logging.disable(disabled)
@@ -140,68 +128,48 @@ def verify(run: Run, classifier: ImageClassifier) -> tuple[float, int]:
     """Compare an export with its checkpoint on the test digits and on noise, in batches of several sizes.
 
     Returns:
-        The largest difference of a probability, and the number of images.
+        The largest difference of a probability, NaN where one is no number, and the number of images.
     """
     noise = np.random.default_rng(0).integers(0, 256, (64, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    images = np.concatenate([Digits().test().images, noise])
-    difference = 0.0
-    for batch in np.split(images, np.cumsum(BATCH_SIZES)):
-        expected = classifier(torch.from_numpy(batch)).softmax(dim=1).numpy()
-        difference = np.maximum(difference, np.abs(run(batch) - expected).max())  # of the two, NaN where there is one
-    return float(difference), len(images)
+    images = torch.from_numpy(np.concatenate([Digits().test().images, noise]))
+    batches = images.split([*BATCH_SIZES, len(images) - sum(BATCH_SIZES)])
+    differences = [(run(batch) - classifier(batch).softmax(dim=1)).abs().max() for batch in batches]
+    return torch.stack(differences).max().item(), len(images)
 
 
-def write_onnx(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
-    """Write ONNX: input ``images``, output ``probabilities``, the class names as JSON in the metadata ``classes``."""
+def _write_onnx(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
     program = torch.onnx.export(
-        module,
-        (example,),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        input_names=["images"],
-        output_names=["probabilities"],
-        verbose=False,
+        module, (example,), dynamo=True, dynamic_shapes=ANY_N, input_names=["images"], output_names=["probabilities"]
     )
     assert program is not None
     program.model.metadata_props["classes"] = classes
     program.save(str(file))
 
 
-def load_onnx(file: Path) -> Run:
-    """Run an ONNX file on the CPU with onnxruntime."""
+def _load_onnx(file: Path) -> Run:
     import onnxruntime  # noqa: PLC0415  (an optional package)
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})[0]
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def write_torchscript(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
-    """Write TorchScript, for ``torch.jit.load``."""
+def _write_torchscript(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
     traced = torch.jit.trace(module, (example,), check_trace=False)  # `verify` checks it
     torch.jit.save(traced, str(file), _extra_files={CLASSES: classes})
 
 
-def load_torchscript(file: Path) -> Run:
-    """Run a TorchScript file on the CPU."""
-    module = torch.jit.load(str(file), map_location="cpu")
-    return lambda images: module(torch.from_numpy(images)).numpy()
-
-
-def write_exported_program(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
-    """Write a ``torch.export`` program, for ``torch.export.load``."""
-    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def _write_exported_program(module: nn.Module, example: Tensor, classes: str, file: Path) -> None:
+    program = torch.export.export(module, (example,), dynamic_shapes=ANY_N)
     torch.export.save(program, file, extra_files={CLASSES: classes})
 
 
-def load_exported_program(file: Path) -> Run:
-    """Run a ``torch.export`` program on the CPU."""
-    module = torch.export.load(file).module()
-    return lambda images: module(torch.from_numpy(images)).numpy()
-
-
 FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, load_onnx),
-    "torchscript": Format(".pt", (), write_torchscript, load_torchscript),
-    "exported_program": Format(".pt2", (), write_exported_program, load_exported_program),
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
+    "torchscript": Format(".pt", (), _write_torchscript, partial(torch.jit.load, map_location="cpu")),
+    "exported_program": Format(".pt2", (), _write_exported_program, lambda file: torch.export.load(file).module()),
 }
-"""The formats, by the names that `format` takes."""
+"""The formats, by the names that `format` takes.
+
+ONNX has the input ``images``, the output ``probabilities`` and the class names as JSON in the metadata ``classes``; the
+others are for ``torch.jit.load`` and ``torch.export.load``, with the class names in the extra file `CLASSES`.
+"""

@@ -4,7 +4,8 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +33,8 @@ CLASSES_SHOWN = 3  # of each picture, the most probable ones
 class Prediction:
     """The most probable classes of a picture and their probabilities (0 to 1), the best first."""
 
-    file: Path
+    picture: Picture
     top: tuple[tuple[str, float], ...]
-    note: str
-
-
-@dataclass
-class Outcome:
-    """What is left when the predictions have been written: the pictures for the sheet, the files skipped."""
-
-    shown: list[tuple[Picture, Prediction]] = field(default_factory=list)
-    skipped: int = 0
 
 
 def predict(config: Predict) -> int:
@@ -66,39 +58,41 @@ def predict(config: Predict) -> int:
     if folders and "**" not in config.images:
         others = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
         messages.print(f"{printable(folders[0])}{others}: a folder, skipped; the pattern ** goes into folders")
-    outcome = Outcome()
-    WRITERS[config.format](_predictions(classifier, files, config.sheet, outcome, messages))
-    line = f"images predicted: {len(files) - outcome.skipped:,}, files skipped: {outcome.skipped:,}"
-    if outcome.shown:
-        draw_predictions(classifier, outcome.shown, messages).savefig(sheet)
+    shown: list[Prediction] = []
+    skipped: list[InputError] = []
+    WRITERS[config.format](_predictions(classifier, files, messages, skipped, shown, config.sheet))
+    line = f"images predicted: {len(files) - len(skipped):,}, files skipped: {len(skipped):,}"
+    if shown:
+        draw_predictions(classifier, shown, messages).savefig(sheet)
         line += f", sheet: {sheet}"
     messages.print(line)
-    return outcome.skipped
+    return len(skipped)
 
 
 def _predictions(
-    classifier: ImageClassifier, files: Sequence[Path], sheet: int, outcome: Outcome, messages: Console
+    classifier: ImageClassifier,
+    files: Sequence[Path],
+    messages: Console,
+    skipped: list[InputError],
+    shown: list[Prediction],
+    sheet: int,
 ) -> Iterator[list[Prediction]]:
-    """Yield predictions batch by batch, and keep in ``outcome`` the first ``sheet`` pictures."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(
-        *columns,
+    """Yield predictions batch by batch; keep the files ``skipped``, and in ``shown`` the first ``sheet`` pictures."""
+    with Progress(
+        *(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
         console=messages,
         transient=True,
         disable=not messages.is_terminal,
         redirect_stdout=sys.stdout.isatty(),  # else what is piped on would end in the terminal
-    )
-    with progress:
+    ) as progress:
         task = progress.add_task("", total=len(files))
         for batch in read_batches(files, BATCH_SIZE):
-            for problem in batch:
-                if isinstance(problem, InputError):
-                    messages.print(f"{problem}: skipped")
-            pictures = [picture for picture in batch if isinstance(picture, Picture)]
-            outcome.skipped += len(batch) - len(pictures)
-            predictions = classify(classifier, pictures)
-            places = sheet - len(outcome.shown)
-            outcome.shown += list(zip(pictures, predictions, strict=True))[:places]
+            problems = [each for each in batch if isinstance(each, InputError)]
+            for problem in problems:
+                messages.print(f"{problem}: skipped")
+            skipped += problems
+            predictions = classify(classifier, [each for each in batch if isinstance(each, Picture)])
+            shown += predictions[: sheet - len(shown)]
             yield predictions
             progress.advance(task, len(batch))
 
@@ -110,33 +104,27 @@ def classify(classifier: ImageClassifier, pictures: Sequence[Picture]) -> list[P
         return []
     images = torch.from_numpy(np.stack([picture.pixels for picture in pictures])).to(classifier.device)
     top = classifier(images).float().softmax(dim=1).topk(min(CLASSES_SHOWN, len(classifier.classes)))
-    return [
-        Prediction(
-            picture.file,
-            tuple((classifier.classes[label], probability) for label, probability in zip(labels, values, strict=True)),
-            picture.note,
-        )
-        for picture, labels, values in zip(pictures, top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
+    names = [[classifier.classes[label] for label in labels] for labels in top.indices.tolist()]
+    pairs = map(tuple, map(zip, names, top.values.tolist()))
+    return [Prediction(picture, best) for picture, best in zip(pictures, pairs, strict=True)]
 
 
 def write_table(batches: Iterable[list[Prediction]]) -> None:
     """Write a line an image, as they come."""
     width = None if sys.stdout.isatty() else 1000  # a file has no edge at which to wrap
     console = Console(markup=False, highlight=False, emoji=False, width=width)
-    headers = ["most probable", "second", "third"]
-    widths = [cell_len(name) for name in headers]  # the columns stay where they are from batch to batch
+    widths = {name: cell_len(name) for name in ("most probable", "second", "third")}
     shows_header = True
     for batch in filter(None, batches):
         tops = [[f"{name} {percent(probability)}" for name, probability in each.top] for each in batch]
-        widths = [max(width, *map(cell_len, cells)) for width, *cells in zip(widths, *tops, strict=False)]
         table = Table(box=None, pad_edge=False, show_header=shows_header)
-        for name, width in zip(headers, widths, strict=False):
-            table.add_column(name, min_width=width, no_wrap=True)
+        for name, *cells in zip(widths, *tops, strict=False):
+            widths[name] = max(widths[name], *map(cell_len, cells))  # the columns stay where they are
+            table.add_column(name, min_width=widths[name], no_wrap=True)
         table.add_column("image", overflow="fold")
         table.add_column("note", style="dim", overflow="fold")
         for top, prediction in zip(tops, batch, strict=True):
-            table.add_row(*top, printable(prediction.file), prediction.note)
+            table.add_row(*top, printable(prediction.picture.file), prediction.picture.note)
         console.print(table)
         shows_header = False
 
@@ -145,15 +133,11 @@ def write_json(batches: Iterable[list[Prediction]]) -> None:
     """Write a JSON array, an image a line, as they come."""
     console = Console()  # it ends quietly where what it writes to is closed, as `head` does
     separator = "["
-    for batch in batches:
-        for prediction in batch:
-            entry = {
-                "file": str(prediction.file),
-                "top": [{"class": name, "probability": probability} for name, probability in prediction.top],
-                "note": prediction.note,
-            }
-            console.out(f"{separator}\n {json.dumps(entry, allow_nan=False)}", end="", highlight=False)
-            separator = ","
+    for prediction in chain.from_iterable(batches):
+        top = [{"class": name, "probability": probability} for name, probability in prediction.top]
+        entry = {"file": str(prediction.picture.file), "top": top, "note": prediction.picture.note}
+        console.out(f"{separator}\n {json.dumps(entry, allow_nan=False)}", end="", highlight=False)
+        separator = ","
     console.out("[]" if separator == "[" else "\n]", highlight=False)
 
 
@@ -161,19 +145,18 @@ WRITERS: dict[str, Callable[[Iterable[list[Prediction]]], None]] = {"table": wri
 """How predictions are written, by the names that `format` takes."""
 
 
-def draw_predictions(
-    classifier: ImageClassifier, shown: Sequence[tuple[Picture, Prediction]], messages: Console
-) -> Figure:
+def draw_predictions(classifier: ImageClassifier, shown: Sequence[Prediction], messages: Console) -> Figure:
     """Draw each picture, as the classifier saw it, beside the Grad-CAM map for its most probable class.
 
     Where the network cannot be explained, the pictures stand alone, and a line to ``messages`` says why.
     """
-    images = np.stack([picture.pixels for picture, _ in shown])
-    explanation = explain_images(classifier, images, [[classifier.classes.index(seen.top[0][0]) for _, seen in shown]])
+    images = np.stack([prediction.picture.pixels for prediction in shown])
+    names, probabilities = zip(*(prediction.top[0] for prediction in shown), strict=True)
+    explanation = explain_images(classifier, images, [[classifier.classes.index(name) for name in names]])
     title = f"image  |  Grad-CAM of {explanation.layer} for the most probable class"
     if explanation.maps is None:
         title = f"images without maps: {explanation.reason}"
         messages.print(title)
-    best = [(*prediction.top[0], printable(Path(prediction.file.name))) for _, prediction in shown]
-    captions = [(f"{shorten(name)} {percent(probability)}", file) for name, probability, file in best]
-    return draw_cards(images, explanation.maps, captions, title)
+    files = [printable(Path(prediction.picture.file.name)) for prediction in shown]
+    best = [f"{shorten(name)} {percent(probability)}" for name, probability in zip(names, probabilities, strict=True)]
+    return draw_cards(images, explanation.maps, list(zip(best, files, strict=True)), title)

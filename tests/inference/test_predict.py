@@ -280,7 +280,7 @@ def test_a_network_that_cannot_be_explained_is_shown_without_maps(
     picture = read(Path("photos/a.png"))
     messages = Console(stderr=True, soft_wrap=True)
     (seen,) = classify(classifier, [picture])
-    prediction.draw_predictions(classifier, [(picture, seen)], messages).savefig("sheet.png")
+    prediction.draw_predictions(classifier, [seen], messages).savefig("sheet.png")
     out, err = capsys.readouterr()
     assert (out, err) == ("", "images without maps: no stage of the network has a feature map\n")
     with Image.open("sheet.png") as sheet:
