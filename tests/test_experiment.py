@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.datasets import CIFAR10
 
-from cifar_resnet import find_lr, train
+from cifar_resnet import build, evaluate, experiment, find_lr, train
+from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.overrides import CONFIGS
 from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError
+from cifar_resnet.lr.search import Probe
 from cifar_resnet.training.classifier import ImageClassifier
 
 SCRIPTS = CONFIGS.parent / "scripts"
@@ -133,9 +136,52 @@ def test_validation_split_is_watched_and_chooses_the_best_checkpoint() -> None:
     assert "val/accuracy" in tags
 
 
-def test_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
-    train(*SMALL, "trainer.fast_dev_run=true")
+def test_fast_dev_run_tries_everything_in_a_few_steps_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[float] = []
+    record = Probe.on_before_optimizer_step
+    monkeypatch.setattr(Probe, "on_before_optimizer_step", lambda self, at: (steps.append(0), record(self, at))[1])
+    result = train(*SMALL, "trainer.fast_dev_run=true")
+    assert f"{len(steps)} steps tried, too few for bounds" in capsys.readouterr().out
+    assert 0 < len(steps) < 10
+    assert result.folder is None
+    assert result.lr_min < result.lr_max
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_search_runs_on_the_trainers_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no second GPU here: what is asked for is seen, and the search goes on without."""
+    asked: list[object] = []
+
+    def searched(*_: object, devices: object, **__: object) -> None:
+        asked.append(devices)
+        raise InputError("seen")
+
+    config = compose("train", *SMALL)
+    build.prepare(config.seed)
+    data = experiment.read_images(config)
+    classifier = build.build_classifier(config, data)
+    monkeypatch.setattr(experiment, "search", searched)
+    for device in (torch.device("cuda", 1), torch.device("cpu")):
+        trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+        with pytest.raises(InputError, match="seen"):
+            experiment.find_bounds(config, classifier, data, trainer)  # type: ignore[arg-type]
+    assert asked == [[1], 1]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_evaluated(tmp_path: Path) -> None:
+    """Before the configuration was typed, checkpoints had the name of the watched part under another key."""
+    run = train(*SMALL, *GIVEN)
+    assert run.folder is not None
+    checkpoint = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    parameters = checkpoint["hyper_parameters"]
+    parameters["watched"] = parameters.pop("validation_name")
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    evaluation = evaluate("ckpt=old.ckpt", "data=digits", "trainer.accelerator=cpu", "gallery.count=0")
+    assert evaluation.accuracy.value == run.accuracy
+    again = train(*SMALL, *GIVEN, "ckpt_path=old.ckpt")
+    assert again.accuracy == run.accuracy
 
 
 def test_lr_find_writes_its_record_and_says_how_to_use_it(
@@ -167,16 +213,32 @@ def test_the_groups_can_be_exchanged(override: str) -> None:
     assert (summary["epochs"], summary["lr_max"]) == (3, 0.01)
 
 
-def test_two_devices_share_the_batch_and_the_bounds(tmp_path: Path) -> None:
-    """Lightning starts the second process itself, with the same command line."""
-    command = [sys.executable, str(SCRIPTS / "train.py"), *SMALL, "trainer.devices=2", "trainer.max_epochs=2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]])
+def test_two_devices_share_the_batch_and_the_bounds(tmp_path: Path, launcher: list[str]) -> None:
+    """Lightning starts the second process itself, or torchrun starts both; one searches, and hands its bounds on."""
+    train_py = [str(SCRIPTS / "train.py"), *SMALL, "trainer.devices=2", "trainer.max_epochs=2"]
+    command, environment = [sys.executable, *launcher, *train_py], os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "lightning_logs/version_0/summary.json").read_text())
     rates = [event.value for event in events(str(tmp_path / "lightning_logs/version_0")).Scalars("step/learning_rate")]
     assert len(rates) == 6  # as many steps as on one device
     assert max(rates) == pytest.approx(summary["lr_max"])
     assert done.stdout.count("LR search") == 1
+
+
+def test_each_job_of_a_sweep_has_its_own_devices_and_bounds(tmp_path: Path) -> None:
+    train_py = [str(SCRIPTS / "train.py"), "-m", "seed=0,1", *SMALL, "trainer.devices=2", "trainer.max_epochs=2"]
+    command, environment = [sys.executable, *train_py], os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("LR search") == 2
+    summaries = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("lightning_logs/*/summary.json"))]
+    assert [summary["seed"] for summary in summaries] == [0, 1]
 
 
 PATCH = """

@@ -1,7 +1,4 @@
-"""Every key of every command: its type, range and meaning, from which `--help` and the error messages are made.
-
-The defaults are in ``configs/`` alone. ``Maybe`` marks a key that some choices of a group do not have.
-"""
+"""Every key of every command: its type, range and meaning. The defaults are in ``configs/`` alone."""
 
 import json
 import os
@@ -15,10 +12,10 @@ from cifar_resnet.errors import InputError
 
 
 def writable_folder(name: str) -> str:
-    """Return the name of a folder that is, or can be made, on this machine; raise `InputError` for another."""
-    existing = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists())
-    if "://" in name or not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise InputError(f"{name if '://' in name else existing.absolute()} is not a folder that can be written to")
+    """Return the name of a folder of this machine that is there, or can be made; raise `InputError` for another."""
+    place = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists()).absolute()
+    if "://" in name or not (place.is_dir() and os.access(place, os.W_OK)):
+        raise InputError(f"{name if '://' in name else place} is not a folder that can be written to")
     return name
 
 
@@ -33,9 +30,7 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotun
 Method = Literal[
     "gradcam", "gradcam++", "gradcam_elementwise", "hirescam", "layercam", "xgradcam", "eigencam", "eigengradcam"
 ]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Key = partial(Field, ...)
-Maybe: Any = partial(Field, None)
+Maybe: Any = partial(Field, None)  # a key that some choices of a group do not have
 CHECKPOINT = "the checkpoint, such as lightning_logs/version_0/checkpoints/last.ckpt"
 
 
@@ -43,6 +38,7 @@ class Section(BaseModel):
     """Keys that belong together; it takes no others, and does not change."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    groups: ClassVar[tuple[str, ...]] = ()
 
 
 class Call(Section, extra="allow"):
@@ -78,80 +74,80 @@ class Optimizer(Call):
 
 
 class Images(Section, extra="ignore"):
-    source: Call = Key(description="what reads them")
+    source: Call = Field(description="what reads them")
     root: Text = Maybe(description="folder of the images")
     resize: bool = Maybe(description="scale images of other sizes to 32×32, centre-cropped; false: refuse them")
 
 
 class Data(Images, extra="forbid"):
-    batch_size: int = Key(ge=1, le=65_536, description="images in an optimizer step, shared by all devices")
-    num_workers: Annotated[int, Field(ge=0, le=256)] | None = Key(
+    batch_size: int = Field(ge=1, le=65_536, description="images in an optimizer step, shared by all devices")
+    num_workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
         description="that augment; null: none on a CPU, up to 8 beside a GPU"
     )
-    padding: Literal["reflect", "mean"] = Key(description="what surrounds a training image before it is cropped")
-    flip: bool = Key(description="mirror half of the training images")
-    cutout: int = Key(ge=0, le=32, description="side in pixels of the square cut out of training images; 0: none")
-    val_size: Size = Key(description="training images held out for tuning; 0: train on all")
-    train_size: Count | None = Key(description="train on this many only, class proportions kept; null: all")
-    test_statistics: Literal["train", "test"] = Key(description="whose mean and deviation normalize test images")
+    padding: Literal["reflect", "mean"] = Field(description="what surrounds a training image before it is cropped")
+    flip: bool = Field(description="mirror half of the training images")
+    cutout: int = Field(ge=0, le=32, description="side in pixels of the square cut out of training images; 0: none")
+    val_size: Size = Field(description="training images held out for tuning; 0: train on all")
+    train_size: Count | None = Field(description="train on this many only, class proportions kept; null: all")
+    test_statistics: Literal["train", "test"] = Field(description="whose mean and deviation normalize test images")
 
 
 class Schedule(Section):
-    peak_epoch: float = Key(ge=0, le=10_000, description="up to lr_max until its end, counted from 1; then down again")
-    lr_min: Rate | None = Key(description="rate of the first and of the last step; null: found by the search")
-    lr_max: Rate | None = Key(description="rate of the peak; null: found by the search")
+    peak_epoch: float = Field(ge=0, le=10_000, description="up to lr_max until its end, counted from 1; then down")
+    lr_min: Rate | None = Field(description="rate of the first and of the last step; null: found by the search")
+    lr_max: Rate | None = Field(description="rate of the peak; null: found by the search")
 
 
 class LrSearch(Section):
-    num_training: int = Key(ge=20, le=100_000, description="optimizer steps of a sweep")
-    repeats: int = Key(ge=1, le=100, description="sweeps to average, each with weights and an order of its own")
-    lowest: Rate = Key(description="rate at which a sweep begins")
-    highest: Rate = Key(description="rate at which a sweep ends")
+    num_training: int = Field(ge=20, le=100_000, description="optimizer steps of a sweep")
+    repeats: int = Field(ge=1, le=100, description="sweeps to average, each with weights and an order of its own")
+    lowest: Rate = Field(description="rate at which a sweep begins")
+    highest: Rate = Field(description="rate at which a sweep ends")
 
 
 class Classifier(Section):
-    temperature: float = Key(ge=1e-3, le=1e3, description="softmax temperature: logits = network outputs / it")
-    label_smoothing: float = Key(ge=0, le=1, description="share of the target that is spread over all classes")
-    compile: bool = Key(description="torch.compile the network: a minute at the start, no faster steps on a CPU")
-    compile_mode: CompileMode = Key(description="what torch.compile tries")
+    temperature: float = Field(ge=1e-3, le=1e3, description="softmax temperature: logits = network outputs / it")
+    label_smoothing: float = Field(ge=0, le=1, description="share of the target that is spread over all classes")
+    compile: bool = Field(description="torch.compile the network: a minute at the start, no faster steps on a CPU")
+    compile_mode: CompileMode = Field(description="what torch.compile tries")
 
 
 class Gallery(Section):
-    count: int = Key(ge=0, le=100, description="how many at most; 0: no gallery")
-    order: Literal["confident", "first", "random"] = Key(description="confident: the most probable errors first")
-    layer: Text | None = Key(description="layer to explain, such as layer3; null: the last stage with an 8×8 map")
-    method: Method = Key(description="how pytorch-grad-cam explains")
+    count: int = Field(ge=0, le=100, description="how many at most; 0: no gallery")
+    order: Literal["confident", "first", "random"] = Field(description="confident: the most probable errors first")
+    layer: Text | None = Field(description="layer to explain, such as layer3; null: the last stage with an 8×8 map")
+    method: Method = Field(description="how pytorch-grad-cam explains")
 
 
 class Device(Section):
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Key(description="kind of device")
-    devices: Devices = Key(description="how many, or a list of which, such as [0,1]")
-    precision: Precision = Key(description="of what is computed")
-    deterministic: bool | Literal["warn"] | None = Key(description="true: the same result again, on a GPU too")
-    enable_progress_bar: bool = Key(description="in a terminal")
-    default_root_dir: Annotated[Text, AfterValidator(writable_folder)] = Key(
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(description="kind of device")
+    devices: Devices = Field(description="how many, or a list of which, such as [0,1]")
+    precision: Precision = Field(description="of what is computed")
+    deterministic: bool | Literal["warn"] | None = Field(description="true: the same result again, on a GPU too")
+    enable_progress_bar: bool = Field(description="in a terminal")
+    default_root_dir: Annotated[Text, AfterValidator(writable_folder)] = Field(
         description="lightning_logs/ is made in it"
     )
 
 
 class Trainer(Device):
-    strategy: Text = Key(description="how devices work together, such as ddp")
-    max_epochs: int = Key(ge=1, le=10_000, description="epochs of the whole schedule")
-    accumulate_grad_batches: int = Key(ge=1, le=10_000, description="batches in an optimizer step")
-    gradient_clip_val: Annotated[float, Field(ge=0, le=1e6)] | None = Key(description="null: gradients as they are")
-    gradient_clip_algorithm: Literal["norm", "value"] | None = Key(description="what is clipped; null: the norm")
-    limit_train_batches: Count | Share | None = Key(description="number or share of an epoch's; null: all")
-    limit_val_batches: Size | Share | None = Key(description="number or share of those watched; null: all")
-    limit_test_batches: Count | Share | None = Key(description="number or share of the test's; null: all")
-    check_val_every_n_epoch: int = Key(ge=1, le=10_000, description="epochs from one evaluation to the next")
-    log_every_n_steps: int = Key(ge=1, le=1_000_000, description="steps from one logged step to the next")
-    fast_dev_run: bool | Count = Key(description="true: a batch, or a few, of everything, to see whether it runs")
+    strategy: Text = Field(description="how devices work together, such as ddp")
+    max_epochs: int = Field(ge=1, le=10_000, description="epochs of the whole schedule")
+    accumulate_grad_batches: int = Field(ge=1, le=10_000, description="batches in an optimizer step")
+    gradient_clip_val: Annotated[float, Field(ge=0, le=1e6)] | None = Field(description="null: gradients as they are")
+    gradient_clip_algorithm: Literal["norm", "value"] | None = Field(description="what is clipped; null: the norm")
+    limit_train_batches: Count | Share | None = Field(description="number or share of an epoch's; null: all")
+    limit_val_batches: Size | Share | None = Field(description="number or share of those watched; null: all")
+    limit_test_batches: Count | Share | None = Field(description="number or share of the test's; null: all")
+    check_val_every_n_epoch: int = Field(ge=1, le=10_000, description="epochs from one evaluation to the next")
+    log_every_n_steps: int = Field(ge=1, le=1_000_000, description="steps from one logged step to the next")
+    fast_dev_run: bool | Count = Field(description="true: a batch, or a few, of everything, to see whether it runs")
 
 
 class Train(Section):
-    groups: ClassVar[tuple[str, ...]] = ("data", "model", "optimizer", "experiment")
-    seed: Seed = Key(description="of weights, splits, order, augmentation and the search")
-    ckpt_path: Text | None = Key(description="go on from this checkpoint of an interrupted run")
+    groups = ("data", "model", "optimizer", "experiment")
+    seed: int = Field(ge=0, le=2**32 - 1, description="of weights, splits, order, augmentation and the search")
+    ckpt_path: Text | None = Field(description="go on from this checkpoint of an interrupted run")
     data: Data
     model: Model
     optimizer: Optimizer
@@ -180,45 +176,39 @@ class Train(Section):
 class LrFind(Train):
     @model_validator(mode="after")
     def _is_not_answered_already(self) -> Self:
-        answers = {
-            "schedule.lr_min": self.schedule.lr_min,
-            "schedule.lr_max": self.schedule.lr_max,
-            "ckpt_path": self.ckpt_path,
-            "trainer.fast_dev_run": self.trainer.fast_dev_run or None,
-        }
-        for key, value in answers.items():
-            if value is not None:
+        given = {"schedule.lr_min": self.schedule.lr_min, "schedule.lr_max": self.schedule.lr_max}
+        trial = {"ckpt_path": self.ckpt_path, "trainer.fast_dev_run": self.trainer.fast_dev_run}
+        for key, value in (given | trial).items():
+            if value:
                 raise InputError(f"{key}={value}: a search finds the bounds anew, by all of its steps; leave it out")
         return self
 
 
 class Evaluate(Section):
-    groups: ClassVar[tuple[str, ...]] = ("data",)
-    ckpt: Text = Key(description=CHECKPOINT)
-    tta: Literal["flip"] | None = Key(description="flip: also average the probabilities of image and mirror image")
-    seed: Seed = Key(description="of the gallery's order random")
+    groups = ("data",)
+    ckpt: Text = Field(description=CHECKPOINT)
+    tta: Literal["flip"] | None = Field(description="flip: also average the probabilities of image and mirror image")
+    seed: int = Field(ge=0, le=2**32 - 1, description="of the gallery's order random")
     data: Images
     gallery: Gallery
     trainer: Device
 
 
 class Predict(Section):
-    groups: ClassVar[tuple[str, ...]] = ()
-    ckpt: Text = Key(description=CHECKPOINT)
-    images: Text = Key(description="a file or a quoted pattern: * any name, ** any depth of folders")
-    format: Literal["table", "json"] = Key(description="of what is written to standard output")
-    sheet: int = Key(ge=0, le=100, description="draw at most this many of the images with their maps; 0: no sheet")
-    output: Text = Key(description="the sheet, a .png file; an older one is replaced")
+    ckpt: Text = Field(description=CHECKPOINT)
+    images: Text = Field(description="a file or a quoted pattern: * any name, ** any depth of folders")
+    format: Literal["table", "json"] = Field(description="of what is written to standard output")
+    sheet: int = Field(ge=0, le=100, description="draw at most this many of the images with their maps; 0: no sheet")
+    output: Text = Field(description="the sheet, a .png file; an older one is replaced")
 
 
 class Export(Section):
-    groups: ClassVar[tuple[str, ...]] = ()
-    ckpt: Text = Key(description=CHECKPOINT)
-    format: Literal["onnx", "torchscript", "exported_program"] = Key(description="of the file")
-    output: Text | None = Key(description="the file; an older one is replaced; null: beside the checkpoint")
+    ckpt: Text = Field(description=CHECKPOINT)
+    format: Literal["onnx", "torchscript", "exported_program"] = Field(description="of the file")
+    output: Text | None = Field(description="the file; an older one is replaced; null: beside the checkpoint")
 
 
-COMMANDS: dict[str, type[Train | Evaluate | Predict | Export]]
+COMMANDS: dict[str, type[Section]]
 COMMANDS = {"train": Train, "lr_find": LrFind, "evaluate": Evaluate, "predict": Predict, "export": Export}
 
 

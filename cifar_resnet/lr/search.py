@@ -41,11 +41,8 @@ from cifar_resnet.lr.bounds import LEAST_SIGNIFICANCE, Bounds, Doubt, derive, di
 from cifar_resnet.lr.figure import draw_lr_search
 from cifar_resnet.training.classifier import ImageClassifier
 
-TRIED_STEPS = 3
-"""Steps of a search that only shows that it runs: too few for bounds."""
-
-WIDENING = 100
-"""A ladder that ends too early is extended by this factor, with as many steps a decade as it has."""
+TRIED_STEPS = 3  # of a search that only shows that it runs: too few for bounds
+WIDENING = 100  # a ladder that ends too early is extended by this factor, with as many steps a decade as it has
 
 
 @dataclass(frozen=True)
@@ -141,9 +138,7 @@ def search(
     Raises:
         InputError: the loss never fell, or by no more than its noise.
     """
-    started = time.perf_counter()
-    options = {**trainer_options, "devices": devices}
-    console = get_console()
+    started, console, options = time.perf_counter(), get_console(), {**trainer_options, "devices": devices}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def sweep(repeat: int) -> Probe:
@@ -154,8 +149,7 @@ def search(
             return probe
 
         probes = [sweep(repeat) for repeat in range(repeats)]
-        bounds = _derive_mean(probes)
-        first_doubt = bounds.doubt
+        first_doubt = _derive_mean(probes).doubt
         if first_doubt is Doubt.NOISE:
             probes += [sweep(repeat) for repeat in range(repeats, 2 * repeats)]
         elif first_doubt is not None:
@@ -163,8 +157,7 @@ def search(
             lowest /= WIDENING if first_doubt is Doubt.LOWEST else 1
             highest *= WIDENING if first_doubt is Doubt.HIGHEST else 1
             probes = [sweep(repeat) for repeat in range(repeats)]
-    if first_doubt is not None:
-        bounds = _derive_mean(probes)
+    bounds = _derive_mean(probes)
     if bounds.significance < LEAST_SIGNIFICANCE:
         raise InputError(
             f"the learning-rate search failed: the loss fell from {bounds.start:.3f} to {bounds.floor:.3f}, no more "
@@ -180,8 +173,8 @@ def try_sweep(
 ) -> None:
     """Make the first `TRIED_STEPS` steps of a search, to see whether it runs; arguments as those of `search`."""
     with isolate_rng():
-        options = {**trainer_options, "devices": devices}
-        _sweep(Probe(copy.deepcopy(classifier)), data, TRIED_STEPS, 1e-4, 1e-2, options)
+        probe = Probe(copy.deepcopy(classifier))
+        _sweep(probe, data, TRIED_STEPS, 1e-4, 1e-2, {**trainer_options, "devices": devices})
 
 
 def _variant(classifier: ImageClassifier, seed: int, repeat: int) -> ImageClassifier:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_resnet.cli import command
+from cifar_resnet.cli import command, overrides
 from cifar_resnet.cli.overrides import CONFIGS, read_override
 from cifar_resnet.errors import InputError
 
@@ -313,3 +314,20 @@ def test_the_process_is_left_as_it_was(run: Run) -> None:
     run("seed=1")
     assert os.getcwd() == directory
     assert sys.argv == arguments
+
+
+def test_the_keys_of_ones_own_files_are_keys_like_any_other(
+    run: Run, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    own = tmp_path_factory.mktemp("own") / "configs"
+    shutil.copytree(CONFIGS, own)
+    (own / "model" / "my_network.yaml").write_text("_target_: my_package.MyNetwork\ndepth: 3\n")
+    (own / "data" / "mine.yaml").write_text(
+        "defaults: [_batches, _self_]\nsource: {_target_: my_package.Mine, noise: 0.5}\n"
+    )
+    monkeypatch.setattr(overrides, "CONFIGS", own)
+    (config,) = run("model=my_network", "model.depth=5", "data=mine", "data.source.noise=2")
+    assert config.model.call == {"_target_": "my_package.MyNetwork", "depth": 5}
+    assert config.data.source.call == {"_target_": "my_package.Mine", "noise": 2}
+    assert "model.depht: no such key" in refusal("model=my_network", "model.depht=5")
+    assert "choose model=custom_resnet | my_network | resnet18" in refusal("model=nope")

@@ -1,5 +1,6 @@
 """The schema: every key has a type, a range and a meaning; the values are in the YAML files alone."""
 
+import copy
 import json
 from typing import Any
 
@@ -22,6 +23,9 @@ NEEDED = {
     "train": [],
     "lr_find": [],
 }
+
+
+DEFAULTS = compose("train").model_dump(by_alias=True, exclude_unset=True)
 
 
 def keys_of(values: Any, prefix: str = "") -> set[str]:
@@ -108,7 +112,7 @@ def test_ranges_are_said_as_one_reads_them() -> None:
 )  # fmt: skip
 def test_any_value_is_taken_or_refused_in_one_line(value: object, key: str) -> None:
     """A value of the wrong kind is no crash of a comparison."""
-    config = compose("train").model_dump(by_alias=True, exclude_unset=True)
+    config = copy.deepcopy(DEFAULTS)
     *sections, leaf = key.split(".")
     place = config
     for section in sections:
