@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import measure
 from lightning.pytorch import Trainer
 from lightning.pytorch.tuner import Tuner
-from omegaconf import DictConfig
 
 from cifar_resnet import build
-from cifar_resnet.cli.command import CONFIGS
+from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.sources import Digits, Folder, ImageSet, Source
 from cifar_resnet.lr import bounds as lr_bounds
 from cifar_resnet.lr import search as lr_search
@@ -87,9 +86,8 @@ class Bench:
             "trainer.enable_progress_bar=false",
             f"trainer.default_root_dir={folder}",
         ]
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            self.config: DictConfig = hydra.compose("train", overrides)
-        build.prepare(self.config)
+        self.config: Train = compose("train", *overrides)
+        build.prepare(seed)
         real = setting.data == "cifar"
         self.data = measure.image_data(
             *images,
@@ -116,7 +114,7 @@ class Bench:
     def search(self) -> dict[str, Any]:
         """Derive the bounds as `scripts/train.py` does."""
         found = lr_search.search(
-            self.classifier, self.data, **self.config.lr_search, trainer_options={"accelerator": "auto"}
+            self.classifier, self.data, **self.config.lr_search.model_dump(), trainer_options={"accelerator": "auto"}
         )
         return {name: getattr(found.bounds, name) for name in ("lr_min", "lr_max", "verdict", "rates", "losses")}
 

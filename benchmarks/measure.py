@@ -12,15 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from cifar_resnet.cli.command import CONFIGS
+from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import Folder, ImageSet, InMemory
 
@@ -52,13 +51,13 @@ def images(root: str | None, count: int) -> tuple[ImageSet, str]:
 
 def image_data(train: ImageSet, test: ImageSet, **options: Any) -> ImageDataModule:
     """Wrap images as a run does, with the project's defaults but for ``options``."""
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "data" / "_batches.yaml"))
-    data = ImageDataModule(InMemory(train, test), **{**defaults, "seed": 0, **options})
+    defaults = compose("train").data.model_dump(exclude={"source", "root", "resize"})
+    data = ImageDataModule(InMemory(train, test), **{**defaults, **options})
     data.setup()
     return data
 
 
-def training_configuration(folder: str, overrides: Mapping[str, Any]) -> DictConfig:
+def training_configuration(folder: str, overrides: Mapping[str, Any]) -> Train:
     """Return the configuration of `scripts/train.py` for training alone, on images that the benchmark brings."""
     fixed = {
         "data": "digits",  # not read
@@ -68,8 +67,8 @@ def training_configuration(folder: str, overrides: Mapping[str, Any]) -> DictCon
         "trainer.limit_val_batches": 0,
         "trainer.default_root_dir": folder,
     }
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose("train", [f"{key}={value}" for key, value in (fixed | dict(overrides)).items()])
+    config: Train = compose("train", *(f"{key}={value}" for key, value in (fixed | dict(overrides)).items()))
+    return config
 
 
 def in_turn(tasks: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:

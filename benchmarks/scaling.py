@@ -21,7 +21,7 @@ def seconds_an_epoch(images: ImageSet, width: int, workers: int | None) -> float
     """Train two epochs with the project's own configuration, and return the time of the second."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         config = measure.training_configuration(folder, {"model.width": width, "trainer.max_epochs": 2})
-        build.prepare(config)
+        build.prepare(config.seed)
         data = measure.image_data(images, images.subset(np.arange(10)), num_workers=workers)
         history = History()
         trainer = build.build_trainer(config, [history])

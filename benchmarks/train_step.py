@@ -27,12 +27,12 @@ import measure
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from omegaconf import DictConfig
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_resnet import build
 from cifar_resnet.callbacks.history import History
+from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.batches import Batch
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.models import CustomResNet
@@ -165,7 +165,7 @@ def evaluation(options: argparse.Namespace, turn: Turn) -> None:
 
 
 @contextlib.contextmanager
-def configuration(options: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[DictConfig]:
+def configuration(options: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[Train]:
     """Prepare the process as `scripts/train.py` does; yields the configuration of the run."""
     overrides |= {
         "model.width": options.width,
@@ -175,7 +175,7 @@ def configuration(options: argparse.Namespace, overrides: dict[str, Any]) -> Ite
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         config = measure.training_configuration(folder, overrides)
-        build.prepare(config)
+        build.prepare(config.seed)
         yield config
 
 
