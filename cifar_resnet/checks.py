@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 
 from cifar_resnet.build import build_classifier
 from cifar_resnet.cli.schema import Train
@@ -103,11 +104,12 @@ def try_classifier(config: Train) -> ImageClassifier:
     with isolate_rng():
         classifier = build_classifier(config.model_copy(update={"classifier": uncompiled}), data).eval()
         with torch.no_grad():
-            logits = classifier(classifier.example_input_array)
-        if logits.shape != (1, 2):
+            outputs = classifier.network(classifier.normalize(classifier.example_input_array))
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        if shape != (1, 2):
             raise InputError(
-                f"model._target_={config.model.target}: it returns {tuple(logits.shape)} for an image and 2 classes, "
-                "not (1, 2): it has to use num_classes"
+                f"model._target_={config.model.target}: it returns {shape} for an image and 2 classes, not (1, 2): "
+                "it has to use num_classes, and to return logits alone"
             )
         try:
             classifier.make_optimizer(lr=1.0)

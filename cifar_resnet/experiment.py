@@ -161,7 +161,8 @@ def find_bounds(config: Train, classifier: ImageClassifier, data: ImageDataModul
     devices = 1 if index is None else [index]
     if config.trainer.fast_dev_run:
         try_sweep(classifier, data, devices, step_options)
-        hparams["lr_min"], hparams["lr_max"] = config.lr_search.lowest, 10 * config.lr_search.lowest
+        lr_min = hparams["lr_min"] or (hparams["lr_max"] or 10 * config.lr_search.lowest) / 10
+        hparams.update(lr_min=lr_min, lr_max=hparams["lr_max"] or 10 * lr_min)
         print_once(f"LR search: {TRIED_STEPS} steps tried, too few for bounds; fast_dev_run goes on with low rates")
         return None
     found = search(classifier, data, **config.lr_search.model_dump(), devices=devices, trainer_options=step_options)

@@ -39,6 +39,17 @@ class Narrow(nn.Module):
         return self.layer(x).flatten(1)
 
 
+class Generous(nn.Module):
+    """A network that returns more than logits."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.layer = nn.Conv2d(3, num_classes, 32)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.layer(x).flatten(1), x
+
+
 class Faulty(nn.Module):
     """A network with a mistake in it."""
 
@@ -113,6 +124,7 @@ def refused(run: Callable[..., Any], *overrides: str) -> str:
             "model._target_=test_checks.Narrow ~model.width",
             "it returns (1, 7) for an image and 2 classes, not (1, 2)",
         ),
+        ("model._target_=test_checks.Generous ~model.width", "it returns tuple for an image and 2 classes, not (1, 2)"),
     ],
 )
 def test_a_wrong_part_is_found_before_the_images(typed: str, words: str) -> None:

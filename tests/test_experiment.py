@@ -145,6 +145,8 @@ def test_fast_dev_run_tries_everything_in_a_few_steps_and_leaves_nothing(
     result = train(*SMALL, "trainer.fast_dev_run=true")
     assert f"{len(steps)} steps tried, too few for bounds" in capsys.readouterr().out
     assert 0 < len(steps) < 10
+    half_given = train(*SMALL, "trainer.fast_dev_run=true", "schedule.lr_max=0.3")
+    assert (half_given.lr_min, half_given.lr_max) == (pytest.approx(0.03), 0.3)
     assert result.folder is None
     assert result.lr_min < result.lr_max
     assert list(tmp_path.iterdir()) == []
