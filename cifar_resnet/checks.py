@@ -36,6 +36,12 @@ def before_data(config: Train, trainer: Trainer) -> Mapping[str, Any]:
         raise InputError(
             f"data.batch_size={batch_size} is shared by {trainer.world_size} devices: choose a multiple of it"
         )
+    launcher = trainer.strategy.launcher
+    if launcher is not None and launcher.is_interactive_compatible:  # it forks or spawns
+        raise InputError(
+            f"trainer.devices={trainer.num_devices}: forked processes, those of a notebook too, would keep what they learn "
+            "to themselves; use a script with trainer.strategy=ddp, or trainer.devices=1"
+        )
     if config.ckpt_path is None:
         return {}
     checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path")

@@ -104,6 +104,7 @@ def refused(run: Callable[..., Any], *overrides: str) -> str:
         ("trainer.devices=[0,1]", "`devices`"),
         ("trainer.devices=1000", f"this machine has {os.cpu_count()} CPU cores"),
         ("trainer.accelerator=gpu", "accelerator=auto"),
+        ("trainer.devices=2 trainer.strategy=ddp_fork", "would keep what they learn"),
         (
             "+optimizer.foo=1",
             "torch.optim.SGD got an unexpected keyword argument 'foo'; it takes params, lr",

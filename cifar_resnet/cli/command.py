@@ -77,21 +77,16 @@ def _refuse(name: str, error: InputError) -> NoReturn:
     sys.exit(2)
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that raises what it refuses."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise `InputError`."""
-        raise InputError(f"{message} (--help shows what there is)")
-
-
 def _run(name: str, job: Job) -> None:
-    parser = Parser(prog=name, add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--cfg", choices=["job"])
     parser.add_argument("overrides", nargs="*")
-    options, unknown = parser.parse_known_args()
+    try:
+        options, unknown = parser.parse_known_args()
+    except argparse.ArgumentError as error:
+        raise InputError(f"{one_line(error)} (--help shows what there is)") from error
     if SWEEP_JOB in os.environ:
         job(compose(name, *json.loads(os.environ[SWEEP_JOB])))
     elif unknown and unknown[0].startswith("-"):
