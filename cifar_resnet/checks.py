@@ -39,7 +39,7 @@ def before_data(config: Train, trainer: Trainer) -> Mapping[str, Any]:
     launcher = trainer.strategy.launcher
     if launcher is not None and launcher.is_interactive_compatible:  # it forks or spawns
         raise InputError(
-            f"trainer.devices={trainer.num_devices}: forked processes, those of a notebook too, would keep what they learn "
+            f"trainer.devices={trainer.num_devices}: forked processes, a notebook's too, would keep what they learn "
             "to themselves; use a script with trainer.strategy=ddp, or trainer.devices=1"
         )
     if config.ckpt_path is None:
