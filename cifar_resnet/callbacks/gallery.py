@@ -127,12 +127,7 @@ class MisclassifiedGallery(Callback):
             self._draw(images, explanation, entries, trainer, folder)
 
     def _draw(
-        self,
-        images: np.ndarray,
-        explanation: Explanation,
-        entries: Sequence[Misclassified],
-        trainer: Trainer,
-        folder: Path,
+        self, images: np.ndarray, explanation: Explanation, entries: list[Misclassified], trainer: Trainer, folder: Path
     ) -> None:
         maps, title = explanation.maps, "image  |  map for the predicted class  |  map for the true class"
         if maps is None:
@@ -140,7 +135,13 @@ class MisclassifiedGallery(Callback):
             get_console().print(f"gallery: {title}", highlight=False, markup=False, soft_wrap=True)
         else:
             title += f"      ({self.method}, {explanation.layer})"
-        captions = [_caption(entry) for entry in entries]
+        captions = [
+            (
+                f"predicted {shorten(entry.predicted)} {percent(entry.predicted_probability)}",
+                f"true {shorten(entry.true)} {percent(entry.true_probability)}",
+            )
+            for entry in entries
+        ]
         draw_cards(images, maps, captions, title).savefig(folder / "gallery.png")
         if not isinstance(trainer.logger, TensorBoardLogger):
             return
@@ -163,10 +164,3 @@ def _describe(
             Misclassified(index, classes[predicted], float(row[predicted]), classes[true], float(row[true]), zero_maps)
         )
     return entries
-
-
-def _caption(entry: Misclassified) -> tuple[str, str]:
-    return (
-        f"predicted {shorten(entry.predicted)} {percent(entry.predicted_probability)}",
-        f"true {shorten(entry.true)} {percent(entry.true_probability)}",
-    )

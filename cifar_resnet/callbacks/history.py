@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from rich import get_console
 
 from cifar_resnet.errors import InputError
+from cifar_resnet.lr.figure import BLUE, ORANGE
 from cifar_resnet.training.classifier import ImageClassifier
 
 
@@ -39,14 +41,11 @@ class History(Callback):
         self.epochs: list[Epoch] = []
         self.images = 0
         self.seconds = 0.0
-        self._clock: float | None = None
-        self._before = 0.0
-        self._evaluated = False
+        self._clock: float | None = None  # when it was started; None while it stands still
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._before = self.seconds
-        self._evaluated = False
+        self._before, self._evaluated = self.seconds, False
         self._start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[no-untyped-def]
@@ -74,15 +73,10 @@ class History(Callback):
         train = {name: value.item() for name, value in pl_module.train_metrics.compute().items()}
         name = pl_module.hparams["validation_name"]
         seen = trainer.callback_metrics if self._evaluated else {}  # Lightning keeps those of earlier epochs
-        loss, accuracy = (seen.get(f"{name}/{figure}") for figure in ("loss", "accuracy"))
-        epoch = Epoch(
-            trainer.current_epoch + 1,
-            train["loss"],
-            train["accuracy"],
-            None if loss is None else loss.item(),
-            None if accuracy is None else accuracy.item(),
-            self.seconds - self._before,
-        )
+        values = (seen.get(f"{name}/{figure}") for figure in ("loss", "accuracy"))
+        val_loss, val_accuracy = (None if value is None else value.item() for value in values)
+        number, seconds = trainer.current_epoch + 1, self.seconds - self._before
+        epoch = Epoch(number, train["loss"], train["accuracy"], val_loss, val_accuracy, seconds)
         self.epochs.append(epoch)
         if trainer.is_global_zero:
             get_console().print(_line(epoch, trainer.max_epochs, name), highlight=False, soft_wrap=True)
@@ -104,11 +98,10 @@ class History(Callback):
         self._clock = time.perf_counter()
 
     def _stop(self) -> None:
-        if self._clock is None:
-            return
-        _synchronize()
-        self.seconds += time.perf_counter() - self._clock
-        self._clock = None
+        if self._clock is not None:
+            _synchronize()
+            self.seconds += time.perf_counter() - self._clock
+            self._clock = None
 
 
 def _synchronize() -> None:
@@ -128,13 +121,10 @@ def draw_curves(epochs: list[Epoch], validation_name: str) -> Figure:
     """Draw loss and accuracy of the training and the validation images against the epoch."""
     figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for part, label, style, colour in (
-            ("train", "train", "o-", "#0072B2"),
-            ("val", validation_name, "s-", "#D55E00"),
-        ):
-            values = {epoch.number: getattr(epoch, f"{part}_{name}") for epoch in epochs}
-            known = {number: value for number, value in values.items() if value is not None}
-            axes.plot(list(known), list(known.values()), style, ms=3, color=colour, label=label)
+        for part, label, style, colour in (("train", "train", "o-", BLUE), ("val", validation_name, "s-", ORANGE)):
+            values = [(epoch.number, getattr(epoch, f"{part}_{name}")) for epoch in epochs]
+            known = np.array([point for point in values if point[1] is not None]).reshape(-1, 2)
+            axes.plot(*known.T, style, ms=3, color=colour, label=label)
         axes.set(xlabel="epoch", title=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)

@@ -21,9 +21,7 @@ class OutputCollector(Callback):
 
     def __init__(self, flip: bool = False):
         self.flip = flip
-        self._logits: list[Tensor] = []
-        self._mirrored: list[Tensor] = []
-        self._labels: list[Tensor] = []
+        self._logits, self._mirrored, self._labels = list[Tensor](), list[Tensor](), list[Tensor]()
 
     @property
     def probabilities(self) -> Tensor:

@@ -33,29 +33,16 @@ from scipy.ndimage import gaussian_filter1d
 
 from cifar_resnet.errors import InputError
 
-LR_MAX_OVER_MIDDLE = 4
-"""LRMAX is this multiple of the rate at which half of the descent is done."""
-DESCENT_AT_LR_MIN = 0.05
-"""LRMIN is the rate at which this share of the descent is done, as long as `LEAST_RATIO` allows it."""
-LEAST_RATIO = 10
-"""LRMAX / LRMIN is at least this."""
-SMOOTHING = 0.125
-"""Standard deviation of the smoothing Gaussian, in decades of the rate."""
-LEAST_DESCENT = 0.02
-"""A loss that falls by less than this share of its start has not fallen."""
-LEAST_SIGNIFICANCE = 3
-"""A descent of fewer of its standard deviations than this cannot be told from noise: the search has failed."""
-CLEAR_SIGNIFICANCE = 6
-"""A descent of more of its standard deviations than this is `clear`: noise alone exceeds it in less than one sweep of
-1,000 with 100 steps, and of 100 with 20."""
-MOST_DESCENT_AT_START = 0.2
-"""Where more than this share of the descent is done in the first half decade, its beginning was not seen."""
-HALF_DECADE = 10**0.5
-"""The factor between the two ends of half a decade of rates."""
-MOST_UNCERTAINTY = 2
-"""Noise may move LRMAX by this factor, from the 5th to the 95th percentile, before the verdict is `noisy`."""
-BOOTSTRAP_DRAWS = 200
-"""How often LRMAX is derived again with other noise."""
+LR_MAX_OVER_MIDDLE = 4  # LRMAX is this multiple of the rate at which half of the descent is done
+DESCENT_AT_LR_MIN = 0.05  # LRMIN is the rate at which this share of it is done, as long as LEAST_RATIO allows it
+LEAST_RATIO = 10  # LRMAX / LRMIN is at least this
+SMOOTHING = 0.125  # standard deviation of the smoothing Gaussian, in decades of the rate
+LEAST_DESCENT = 0.02  # a loss that falls by less than this share of its start has not fallen
+LEAST_SIGNIFICANCE = 3  # a descent of fewer of its standard deviations cannot be told from noise: the search has failed
+CLEAR_SIGNIFICANCE = 6  # noise alone exceeds it in < 1 sweep of 1,000 with 100 steps, of 100 with 20: `clear` above it
+MOST_DESCENT_AT_START = 0.2  # where more of it is done in the first half decade, its beginning was not seen
+MOST_UNCERTAINTY = 2  # noise may move LRMAX by this factor, 5th to 95th percentile, before the verdict is `noisy`
+BOOTSTRAP_DRAWS = 200  # how often LRMAX is derived again with other noise
 
 
 class Doubt(StrEnum):
@@ -107,8 +94,7 @@ def derive(rates: list[float], losses: list[float]) -> Bounds:
     Raises:
         InputError: the loss never fell.
     """
-    finite = [math.isfinite(loss) for loss in losses]
-    end = finite.index(False) if False in finite else len(losses)
+    end = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
     rates, losses = rates[:end], losses[:end]
     if end < 2:
         raise InputError(_failed("was not finite at the lowest rate", "lower lr_search.lowest, check the data"))
@@ -117,12 +103,8 @@ def derive(rates: list[float], losses: list[float]) -> Bounds:
     valley = int(smoothed.argmin())
     start, floor = float(smoothed[0]), float(smoothed[valley])
     if start - floor < LEAST_DESCENT * start:
-        raise InputError(
-            _failed(
-                f"never fell from its start of {start:.3f}",
-                "check the labels, try another lr_search.lowest and lr_search.highest, a higher classifier.temperature",
-            )
-        )
+        remedy = "check the labels, try another lr_search.lowest and lr_search.highest, a higher classifier.temperature"
+        raise InputError(_failed(f"never fell from its start of {start:.3f}", remedy))
     signs = np.random.default_rng(0).choice([-1, 1], (BOOTSTRAP_DRAWS, end))
     draws = smooth(ladder, smoothed + (raw - smoothed) * signs)
     deviation = float((draws[:, 0] - draws[:, valley]).std())
@@ -135,7 +117,7 @@ def derive(rates: list[float], losses: list[float]) -> Bounds:
         doubt = Doubt.NOISE
     elif LR_MAX_OVER_MIDDLE * middle > rates[-1] and smoothed[-1] < start:
         doubt = Doubt.HIGHEST
-    elif _rate_at(MOST_DESCENT_AT_START, ladder, smoothed) < rates[0] * HALF_DECADE:
+    elif _rate_at(MOST_DESCENT_AT_START, ladder, smoothed) < rates[0] * 10**0.5:
         doubt = Doubt.LOWEST
     return Bounds(
         lr_min=_four_digits(min(_rate_at(DESCENT_AT_LR_MIN, ladder, smoothed), lr_max / LEAST_RATIO)),
@@ -189,9 +171,8 @@ def _rate_at(share: float, rates: np.ndarray, smoothed: np.ndarray) -> float:
     """Return the first rate at which this share of the descent is done, interpolated between the steps."""
     level = smoothed[0] - share * (smoothed[0] - smoothed.min())
     after = max(1, int(np.argmax(smoothed <= level)))  # 0 where nothing is below the start
-    before = after - 1
-    done = (smoothed[before] - level) / (smoothed[before] - smoothed[after])
-    return float(rates[before] * (rates[after] / rates[before]) ** done)
+    done = (smoothed[after - 1] - level) / (smoothed[after - 1] - smoothed[after])
+    return float(rates[after - 1] * (rates[after] / rates[after - 1]) ** done)
 
 
 def _four_digits(rate: float) -> float:

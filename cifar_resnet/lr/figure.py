@@ -4,8 +4,7 @@ from matplotlib.figure import Figure
 
 from cifar_resnet.lr.bounds import Bounds
 
-BLUE, ORANGE = "#0072B2", "#D55E00"
-"""Told apart by everyone (Okabe & Ito 2008, "Color Universal Design")."""
+BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by everyone (Okabe & Ito 2008, "Color Universal Design")
 
 
 def draw_lr_search(bounds: Bounds, sweeps: list[list[float]]) -> Figure:

@@ -144,8 +144,9 @@ def search(
         def sweep(repeat: int) -> Probe:
             task = progress.add_task(f"learning-rate sweep {repeat + 1}", total=num_training)
             with isolate_rng():
-                probe = Probe(_variant(classifier, data.seed, repeat), on_step=lambda: progress.advance(task))
-                _sweep(probe, _reseeded(data, repeat), num_training, lowest, highest, options)
+                trained, images = _variant(classifier, data, repeat)
+                probe = Probe(trained, on_step=lambda: progress.advance(task))
+                _sweep(probe, images, num_training, lowest, highest, options)
             return probe
 
         probes = [sweep(repeat) for repeat in range(repeats)]
@@ -177,20 +178,16 @@ def try_sweep(
         _sweep(probe, data, TRIED_STEPS, 1e-4, 1e-2, {**trainer_options, "devices": devices})
 
 
-def _variant(classifier: ImageClassifier, seed: int, repeat: int) -> ImageClassifier:
-    """Return a copy of the classifier, with other initial weights in each repeat after the first."""
+def _variant(
+    classifier: ImageClassifier, data: ImageDataModule, repeat: int
+) -> tuple[ImageClassifier, ImageDataModule]:
+    """Return a copy of the classifier, and the data; each after the first has initial weights and a seed of its own."""
     if repeat == 0:
-        return copy.deepcopy(classifier)
-    torch.manual_seed(seed + repeat)
-    return type(classifier)(**classifier.hparams)
-
-
-def _reseeded(data: ImageDataModule, repeat: int) -> ImageDataModule:
-    """Return the same images, in each repeat after the first in another order and with other augmentation."""
-    if repeat:
-        data = copy.copy(data)  # it shares the images, which the first sweep has padded
-        data.seed += repeat
-    return data
+        return copy.deepcopy(classifier), data
+    data = copy.copy(data)  # it shares the images, which the first sweep has padded
+    data.seed += repeat
+    torch.manual_seed(data.seed)
+    return type(classifier)(**classifier.hparams), data
 
 
 def _derive_mean(probes: list[Probe]) -> Bounds:
@@ -232,17 +229,9 @@ def _sweep(
 def write_lr_search(found: LrSearch, facts: Mapping[str, Any], folder: Path) -> Figure:
     """Write ``lr_find.json`` and ``lr_find.png`` into ``folder``, and return the picture."""
     bounds = asdict(found.bounds)
-    record = {
-        "lr_min": bounds.pop("lr_min"),
-        "lr_max": bounds.pop("lr_max"),
-        "verdict": found.bounds.verdict,
-        "doubt": bounds.pop("doubt"),
-        "first_doubt": found.first_doubt,
-        **facts,
-        "seconds": found.seconds,
-        **bounds,
-        "sweeps": found.sweeps,
-    }
+    first = {key: bounds.pop(key) for key in ("lr_min", "lr_max")} | {"verdict": found.bounds.verdict}
+    first |= {"doubt": bounds.pop("doubt"), "first_doubt": found.first_doubt, **facts, "seconds": found.seconds}
+    record = first | bounds | {"sweeps": found.sweeps}
     (folder / "lr_find.json").write_text(json.dumps(record, indent=1) + "\n")
     figure = draw_lr_search(found.bounds, found.sweeps)
     figure.savefig(folder / "lr_find.png")

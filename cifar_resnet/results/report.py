@@ -4,7 +4,6 @@ import base64
 import json
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from omegaconf import OmegaConf
@@ -31,24 +30,19 @@ def write_report(folder: Path) -> Path:
         "duration": _duration,
         "picture": lambda name: _picture(folder / name),
     }
-    configuration = (folder / "config.yaml").read_text()
+    configuration, search = (folder / "config.yaml").read_text(), folder / "lr_find.json"
     page = environment.from_string(TEMPLATE.read_text()).render(
         run=folder.resolve().name,
         day=date.today().isoformat(),
         config=OmegaConf.create(configuration),
         configuration=configuration,
-        summary=_json(folder / "summary.json"),
-        evaluation=_json(folder / "evaluation.json"),
-        search=_json(folder / "lr_find.json") if (folder / "lr_find.json").exists() else None,
+        **{name: json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "evaluation")},
+        search=json.loads(search.read_text()) if search.exists() else None,
         pictures={file.name for file in folder.glob("*.png")},
     )
     report = folder / "report.html"
     report.write_text(page, encoding="utf-8")
     return report
-
-
-def _json(file: Path) -> Any:
-    return json.loads(file.read_text())
 
 
 def _picture(file: Path) -> str:

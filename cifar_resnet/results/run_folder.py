@@ -61,29 +61,28 @@ class RunFolder:
     def __init__(self, config: Train | Evaluate, trainer: Trainer):
         self.config = config
         self.trainer = trainer
-        self.logger: TensorBoardLogger | None = None
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            self.logger = trainer.logger
+        logger = trainer.logger if trainer.is_global_zero else None
+        self.logger = logger if isinstance(logger, TensorBoardLogger) else None
+        self.path = Path(self.logger.log_dir) if self.logger else None
+        self.chosen = config.model_dump(by_alias=True, exclude_unset=True)
 
     def begin(self, found: LrSearch | None = None) -> None:
         """Make the folder, with the configuration and what the search saw in it."""
-        if self.logger is None:
+        if self.logger is None or self.path is None:
             return
-        folder = Path(self.logger.log_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        chosen = self.config.model_dump(by_alias=True, exclude_unset=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
-        print_once(f"run folder: {folder}")
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "config.yaml").write_text(yaml.safe_dump(self.chosen, sort_keys=False))
+        print_once(f"run folder: {self.path}")
         if found is None:
             return
         facts = {
-            "optimizer": chosen["optimizer"],
-            "batch_size": chosen["data"]["batch_size"],
-            "precision": chosen["trainer"]["precision"],
+            "optimizer": self.chosen["optimizer"],
+            "batch_size": self.chosen["data"]["batch_size"],
+            "precision": self.chosen["trainer"]["precision"],
             "seed": self.config.seed,
             "versions": versions(),
         }
-        self.logger.experiment.add_figure("lr_search", write_lr_search(found, facts, folder))
+        self.logger.experiment.add_figure("lr_search", write_lr_search(found, facts, self.path))
 
     def log_graph(self, classifier: ImageClassifier) -> None:
         """Log the network's graph; a copy is traced, so that the network stays as it is."""
@@ -99,44 +98,41 @@ class RunFolder:
     def finish(self, classifier: ImageClassifier, history: History, evaluator: Evaluator) -> TrainResult:
         """Show the summary; write ``summary.json`` and ``report.html``; log the hyperparameters with the result."""
         assert evaluator.evaluation is not None
+        bounds = {name: classifier.hparams[name] for name in ("lr_min", "lr_max")}
         summary = {
             "test_accuracy": evaluator.evaluation.accuracy.value,
             "train_accuracy": history.epochs[-1].train_accuracy if history.epochs else None,
             "epochs": self.trainer.current_epoch,
             "train_seconds": history.seconds,
             "images_per_second": history.images / history.seconds if history.seconds else None,
-            "lr_min": classifier.hparams["lr_min"],
-            "lr_max": classifier.hparams["lr_max"],
+            **bounds,
             "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
             "seed": self.config.seed,
             "misclassified": evaluator.evaluation.errors,
             "device": device_name(self.trainer.strategy.root_device),
             "versions": versions(),
         }
-        if self.logger is not None:
-            self._record(self.logger, summary)
+        if self.logger is not None and self.path is not None:
+            self._record(self.logger, self.path, summary)
         self.point_to_it()
         return TrainResult(
             accuracy=evaluator.evaluation.accuracy.value,
-            lr_min=classifier.hparams["lr_min"],
-            lr_max=classifier.hparams["lr_max"],
+            **bounds,
             classifier=classifier.eval(),
             evaluation=evaluator.evaluation,
             summary=summary,
-            folder=Path(self.logger.log_dir) if self.logger else None,
+            folder=self.path,
         )
 
-    def _record(self, logger: TensorBoardLogger, summary: dict[str, Any]) -> None:
+    def _record(self, logger: TensorBoardLogger, folder: Path, summary: dict[str, Any]) -> None:
         table = Table(show_header=False, box=None, pad_edge=False)
         for key, value in summary.items():
             if key != "versions":
                 table.add_row(key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
         get_console().print(table)
-        folder = Path(logger.log_dir)
         (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        chosen = self.config.model_dump(by_alias=True, exclude_unset=True)
         metrics = {f"hp/{key}": summary[key] for key in ("test_accuracy", "train_seconds")}
-        logger.log_hyperparams(chosen | {"found": {key: summary[key] for key in ("lr_min", "lr_max")}}, metrics)
+        logger.log_hyperparams(self.chosen | {"found": {key: summary[key] for key in ("lr_min", "lr_max")}}, metrics)
         logger.finalize("success")
         write_report(folder)
         if summary["misclassified"] == 0:
@@ -144,12 +140,10 @@ class RunFolder:
 
     def point_to_it(self) -> None:
         """Say where to look at what the run left."""
-        if self.logger is None:
-            return
-        folder = Path(self.logger.log_dir)
-        report = folder / "report.html"
-        pictures = f"open {report}" if report.exists() else f"the pictures in {folder}"
-        print_once(f"look at it: {pictures}      or tensorboard --logdir {folder.parent}")
+        if self.path is not None:
+            report = self.path / "report.html"
+            pictures = f"open {report}" if report.exists() else f"the pictures in {self.path}"
+            print_once(f"look at it: {pictures}      or tensorboard --logdir {self.path.parent}")
 
 
 def versions() -> dict[str, str]:

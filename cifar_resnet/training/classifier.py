@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cifar_resnet.data.images import IMAGE_SIZE
@@ -82,13 +82,12 @@ class ImageClassifier(LightningModule):
             self.network.compile(mode=compile_mode)
         for name, values in (("mean", mean), ("std", std), ("test_mean", test_mean), ("test_std", test_std)):
             self.register_buffer(name, torch.tensor(values))
-        metrics = MetricCollection(
-            {
-                "loss": MeanMetric(nan_strategy="disable"),
-                "accuracy": MulticlassAccuracy(len(classes), average="micro", validate_args=False),
-            },
-            compute_groups=False,
-        )
+        accuracy = MulticlassAccuracy(len(classes), average="micro", validate_args=False)
+        figures: dict[str, Metric | MetricCollection] = {
+            "loss": MeanMetric(nan_strategy="disable"),
+            "accuracy": accuracy,
+        }
+        metrics = MetricCollection(figures, compute_groups=False)
         self.train_metrics, self.val_metrics, self.test_metrics = metrics.clone(), metrics.clone(), metrics.clone()
         self.example_input_array: Tensor = torch.zeros(1, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
 
