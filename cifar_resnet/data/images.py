@@ -66,8 +66,8 @@ def _read_or_error(file: Path) -> Picture | InputError:
 def read(file: Path) -> Picture:
     """Return a picture as it is meant to be seen: upright, on white where transparent, its first frame if it moves.
 
-    The file is of any format that Pillow knows, whatever its suffix. It becomes RGB of 8 bits: grey of 16 bits keeps
-    its upper 8, and grey levels of unknown range (32 bits, floats) are stretched to 0 to 255. The shorter side is
+    The file is of any format that Pillow knows, whatever its suffix. It becomes RGB of 8 bits: grey of 16 bits is
+    divided by 257, and grey levels of unknown range (32 bits, floats) are stretched to 0 to 255. The shorter side is
     scaled to 32 pixels; of the longer side the middle is kept. Training images and images to predict are read by this
     function alone, so both see the same pixels.
 
