@@ -42,6 +42,8 @@ class History(Callback):
         self.images = 0
         self.seconds = 0.0
         self._clock: float | None = None  # when it was started; None while it stands still
+        self._before = 0.0  # seconds, when the epoch began
+        self._evaluated = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -42,13 +43,8 @@ def read_override(typed: str, command: str, sweep: bool = False) -> str:
         return typed
     if value is None or sign == "~":
         raise InputError(f"{typed}: write {key}=VALUE")
-    start = f"{sign}{key}" if is_argument else key
     value = expanduser(value) if value.startswith("~/") else value  # a shell leaves it as it is behind a =
-    try:
-        parsed = OverridesParser.create().parse_override(f"{start}={value}")
-    except HydraException:
-        quoted = value.replace("'", r"\'")
-        parsed = OverridesParser.create().parse_override(f"{start}='{quoted}'")
+    parsed = _parse(f"{sign}{key}" if is_argument else key, value)
     several = parsed.is_sweep_override()
     if several and not sweep:
         raise InputError(f"{key}: several values; give one, or put -m before it to run once for each")
@@ -60,6 +56,15 @@ def read_override(typed: str, command: str, sweep: bool = False) -> str:
     elif inner and not isinstance(parsed.value(), dict):
         raise InputError(f"{key}={value}: is a section; set its keys, such as {inner}=VALUE")
     return str(parsed.input_line)
+
+
+def _parse(key: str, value: str) -> Override:
+    """Read a value as Hydra's grammar has it, or else as the text that it is."""
+    try:
+        return OverridesParser.create().parse_override(f"{key}={value}")
+    except HydraException:
+        quoted = value.replace("'", r"\'")
+        return OverridesParser.create().parse_override(f"{key}='{quoted}'")
 
 
 def choices(group: str) -> list[str]:
