@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from cifar_resnet.lr.bounds import Bounds
+from cifar_resnet.lr.bounds import LR_MAX_OVER_MIDDLE, Bounds
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by everyone (Okabe & Ito 2008, "Color Universal Design")
 
@@ -10,6 +10,7 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by everyone (Okabe & Ito 2008,
 def draw_lr_search(bounds: Bounds, sweeps: list[list[float]]) -> Figure:
     """Draw the raw losses and the smoothed loss against the rate, with the places of the rule and the bounds marked."""
     descent = bounds.start - bounds.floor
+    valley = "valley, which caps LRMAX" if bounds.valley < LR_MAX_OVER_MIDDLE * bounds.middle else "valley"
     figure = Figure(figsize=(7, 4.8), dpi=120, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss")
     axes.axvspan(bounds.lr_min, bounds.lr_max, color=BLUE, alpha=0.10, label="rates of the One Cycle schedule")
@@ -22,7 +23,7 @@ def draw_lr_search(bounds: Bounds, sweeps: list[list[float]]) -> Figure:
         bounds.middle, bounds.start - descent / 2, "o", ms=9, mfc="white", mec=ORANGE, mew=2, zorder=3,
         label=f"half of the descent, at LRMAX / {bounds.lr_max / bounds.middle:.2g}",
     )  # fmt: skip
-    axes.plot(bounds.valley, bounds.floor, "v", ms=9, mfc="white", mec=ORANGE, mew=2, zorder=3, label="valley")
+    axes.plot(bounds.valley, bounds.floor, "v", ms=9, mfc="white", mec=ORANGE, mew=2, zorder=3, label=valley)
     for name, rate in (("LRMIN", bounds.lr_min), ("LRMAX", bounds.lr_max)):
         axes.axvline(rate, color=BLUE, linewidth=1.5)
         axes.annotate(
