@@ -36,6 +36,17 @@ DATA = {
 }
 
 
+def well_formed(images: ImageSet, count: int) -> bool:
+    """Whether a source gave this many images as every source has to."""
+    return (
+        images.images.shape == (count, 32, 32, 3)
+        and images.images.dtype == np.uint8
+        and images.images.flags.c_contiguous
+        and images.labels.shape == (count,)
+        and images.labels.dtype == np.int64
+    )
+
+
 def make_image_set(count: int, classes: int = 3, seed: int = 0) -> ImageSet:
     """Noise with a class-dependent tint, so that a small network can learn it; every class occurs."""
     rng = np.random.default_rng(seed)

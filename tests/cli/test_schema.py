@@ -86,13 +86,12 @@ def test_every_key_has_a_meaning_and_says_what_it_accepts(command: str) -> None:
     """.split(),  # noqa: SIM905
 )
 def test_a_wrong_value_is_answered_with_what_is_expected(typed: str) -> None:
-    key, _, value = typed.partition("=")
+    key = typed.partition("=")[0]
     with pytest.raises(InputError) as error:
         compose("train", typed)
     phrase = expected(describe(COMMANDS["train"])[key])
-    assert str(error.value) == f"{key}={value}: expected {phrase}".replace("{a:1}", '{"a": 1}') or (
-        str(error.value).startswith(f"{key}=") and str(error.value).endswith(f": expected {phrase}")
-    )
+    assert str(error.value).startswith(f"{key}=")
+    assert str(error.value).endswith(f": expected {phrase}")
 
 
 def test_ranges_are_said_as_one_reads_them() -> None:
@@ -157,10 +156,10 @@ def test_what_travels_is_typed_and_does_not_change() -> None:
     ],
 )
 def test_values_that_exclude_each_other(typed: str, words: str) -> None:
-    for command in ("train", "lr_find"):
+    for command in ("train",) if "schedule.lr" in typed else ("train", "lr_find"):
         with pytest.raises(InputError) as error:
             compose(command, *typed.split())
-        assert words in str(error.value) or "leave it out" in str(error.value)
+        assert words in str(error.value)
 
 
 @pytest.mark.parametrize(

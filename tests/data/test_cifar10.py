@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import well_formed
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import download_url
 
@@ -24,16 +25,6 @@ def _no_lock_is_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     yield
     assert list(temporary.iterdir()) == []
-
-
-def well_formed(images: ImageSet, count: int) -> bool:
-    return (
-        images.images.shape == (count, 32, 32, 3)
-        and images.images.dtype == np.uint8
-        and images.images.flags.c_contiguous
-        and images.labels.shape == (count,)
-        and images.labels.dtype == np.int64
-    )
 
 
 def read(root: Path) -> tuple[ImageSet, ImageSet]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import well_formed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,16 +24,6 @@ from cifar_resnet.errors import InputError
 
 def noise(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def well_formed(images: ImageSet, count: int) -> bool:
-    return (
-        images.images.shape == (count, 32, 32, 3)
-        and images.images.dtype == np.uint8
-        and images.images.flags.c_contiguous
-        and images.labels.shape == (count,)
-        and images.labels.dtype == np.int64
-    )
 
 
 # ---- digits
