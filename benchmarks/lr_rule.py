@@ -114,7 +114,10 @@ class Bench:
     def search(self) -> dict[str, Any]:
         """Derive the bounds as `scripts/train.py` does."""
         found = lr_search.search(
-            self.classifier, self.data, **self.config.lr_search.model_dump(), trainer_options={"accelerator": "auto"}
+            self.classifier,
+            self.data,
+            **self.config.lr_search.model_dump(),
+            trainer_options={"accelerator": "auto", "devices": 1},
         )
         return {name: getattr(found.bounds, name) for name in ("lr_min", "lr_max", "verdict", "rates", "losses")}
 

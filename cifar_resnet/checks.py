@@ -16,7 +16,7 @@ from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.images import IMAGE_SIZE
 from cifar_resnet.data.sources import ImageSet, InMemory
 from cifar_resnet.errors import InputError, one_line
-from cifar_resnet.training.checkpoint import read_checkpoint
+from cifar_resnet.training.checkpoint import check_classes, read_checkpoint
 from cifar_resnet.training.classifier import ImageClassifier
 
 
@@ -66,12 +66,7 @@ def after_data(config: Train, data: ImageDataModule, checkpoint: Mapping[str, An
         )
     if not checkpoint:
         return
-    classes = checkpoint["hyper_parameters"]["classes"]
-    if list(classes) != list(data.classes):
-        raise InputError(
-            f"ckpt_path={config.ckpt_path} was trained on other classes ({', '.join(classes[:5])}, …) than the data's "
-            f"({', '.join(data.classes[:5])}, …): resume with the same data"
-        )
+    check_classes(f"ckpt_path={config.ckpt_path}", checkpoint["hyper_parameters"]["classes"], data.classes)
     steps, before = batches // accumulated * limits.max_epochs, checkpoint["lr_schedulers"][0]["total_steps"]
     if steps != before:
         raise InputError(
@@ -135,13 +130,12 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any]) -> None:
         "optimizer": config.optimizer.call,
         "classifier.temperature": config.classifier.temperature,
         "classifier.label_smoothing": config.classifier.label_smoothing,
+        "schedule.lr_min": config.schedule.lr_min,
+        "schedule.lr_max": config.schedule.lr_max,
     }
-    for name in ("lr_min", "lr_max"):
-        if getattr(config.schedule, name) is not None:
-            now[f"schedule.{name}"] = getattr(config.schedule, name)
     for key, value in now.items():
         trained = before[key.rpartition(".")[2]]
-        if trained != value:
+        if value not in (None, trained):
             raise InputError(
                 f"ckpt_path={config.ckpt_path} was trained with {key}={trained}, not {value}: "
                 "resume with the same value, or start anew without ckpt_path"

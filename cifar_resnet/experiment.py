@@ -20,14 +20,8 @@ from cifar_resnet.results.run_folder import RunFolder, TrainResult, device_name,
 from cifar_resnet.training.checkpoint import check_classes, load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
-STEP_OPTIONS = {
-    "accelerator",
-    "precision",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "deterministic",
-}
+CLIPPING = {"gradient_clip_val", "gradient_clip_algorithm"}
+STEP_OPTIONS = {"accelerator", "precision", "accumulate_grad_batches", "deterministic", *CLIPPING}
 """The Trainer options that change what an optimizer step does; the search uses them too."""
 
 
@@ -39,10 +33,7 @@ def train(config: Train) -> TrainResult:
     """
     prepare(config.seed)
     history, outputs = History(), OutputCollector()
-    evaluator, gallery = (
-        Evaluator(outputs),
-        MisclassifiedGallery(outputs, **config.gallery.model_dump(), seed=config.seed),
-    )
+    evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
     trainer = build_trainer(config, [history, outputs, evaluator, gallery])
     checkpoint = checks.before_data(config, trainer)
     gallery.check(checks.try_classifier(config))
@@ -93,14 +84,11 @@ def evaluate(config: Evaluate) -> Evaluation:
     prepare(config.seed)
     classifier = load_classifier(config.ckpt)
     outputs = OutputCollector(flip=config.tta == "flip")
-    evaluator, gallery = (
-        Evaluator(outputs),
-        MisclassifiedGallery(outputs, **config.gallery.model_dump(), seed=config.seed),
-    )
+    evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
     gallery.check(classifier)
     trainer = build_trainer(config, [outputs, evaluator, gallery])
     data = read_images(config, "test")
-    check_classes(config.ckpt, classifier.classes, data.classes)
+    check_classes(f"ckpt={config.ckpt}", classifier.classes, data.classes)
     print_once(f"data: {count_images(data)}, on {device_name(trainer.strategy.root_device)}")
     run = RunFolder(config, trainer)
     run.begin()
@@ -156,16 +144,15 @@ def find_bounds(config: Train, classifier: ImageClassifier, data: ImageDataModul
     hparams = classifier.hparams
     if None not in (hparams["lr_min"], hparams["lr_max"]):
         return None
-    step_options = config.trainer.model_dump(include=STEP_OPTIONS)
     index = trainer.strategy.root_device.index
-    devices = 1 if index is None else [index]
+    options = config.trainer.model_dump(include=STEP_OPTIONS) | {"devices": 1 if index is None else [index]}
     if config.trainer.fast_dev_run:
-        try_sweep(classifier, data, devices, step_options)
+        try_sweep(classifier, data, options)
         lr_min = hparams["lr_min"] or (hparams["lr_max"] or 10 * config.lr_search.lowest) / 10
         hparams.update(lr_min=lr_min, lr_max=hparams["lr_max"] or 10 * lr_min)
         print_once(f"LR search: {TRIED_STEPS} steps tried, too few for bounds; fast_dev_run goes on with low rates")
         return None
-    found = search(classifier, data, **config.lr_search.model_dump(), devices=devices, trainer_options=step_options)
+    found = search(classifier, data, **config.lr_search.model_dump(), trainer_options=options)
     for name in ("lr_min", "lr_max"):
         if hparams[name] is None:
             hparams[name] = getattr(found.bounds, name)

@@ -235,7 +235,10 @@ def test_a_checkpoint_of_other_classes_is_refused(trained: Path, monkeypatch: py
         renamed = replace(part, classes=tuple("abcdefghij"))
         monkeypatch.setattr(Digits, name, lambda _, renamed=renamed: renamed)
     line = refused(train, *SMALL, f"ckpt_path={trained}")
-    assert "other classes (0, 1, 2, 3, 4, …) than the data's (a, b, c, d, e, …)" in line
+    assert (
+        f"ckpt_path={trained}: its classes are not those of the data (only in the checkpoint: 0, 1, 2, 3, 4 and 5 more;"
+        in line
+    )
 
 
 def test_a_broken_or_foreign_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:

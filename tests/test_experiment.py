@@ -156,8 +156,8 @@ def test_the_search_runs_on_the_trainers_own_device(monkeypatch: pytest.MonkeyPa
     """There is no second GPU here: what is asked for is seen, and the search goes on without."""
     asked: list[object] = []
 
-    def searched(*_: object, devices: object, **__: object) -> None:
-        asked.append(devices)
+    def searched(*_: object, trainer_options: dict[str, object], **__: object) -> None:
+        asked.append(trainer_options["devices"])
         raise InputError("seen")
 
     config = compose("train", *SMALL)

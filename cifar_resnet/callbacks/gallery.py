@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich import get_console
 
 from cifar_resnet.analysis.drawing import draw_cards, percent, shorten
-from cifar_resnet.analysis.gradcam import METHODS, Explanation, explain_images
+from cifar_resnet.analysis.gradcam import Explanation, explain_images
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.errors import InputError
 from cifar_resnet.training.classifier import ImageClassifier
@@ -83,10 +83,8 @@ class MisclassifiedGallery(Callback):
         """Try what the user named before anything is trained; a network that cannot be explained is no mistake.
 
         Raises:
-            InputError: there is no such method, or the named layer does not exist or cannot be explained.
+            InputError: the named layer does not exist or cannot be explained.
         """
-        if self.method not in METHODS:
-            raise InputError(f"gallery.method={self.method}: no such method; choose one of {', '.join(METHODS)}")
         if self.layer is None:
             return
         blank = classifier.example_input_array.cpu().numpy()

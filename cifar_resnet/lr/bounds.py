@@ -1,27 +1,6 @@
 """From the losses of a learning-rate sweep to LRMIN and LRMAX, and whether to believe them.
 
-The curve
-    While the rate is too small to matter the loss stays at its start; then it falls, and ends in a floor. It is
-    smoothed symmetrically over log rate, because a loss averaged over the past alone shows each rate too late.
-
-The rule
-    For a network with batch norm the floor is flat and ragged, and often nothing diverges: neither "the lowest point"
-    nor "a tenth of it" (fastai) nor "just before it diverges" (Smith 2018, arXiv 1803.09820, section 4) is a place that
-    one finds twice. The middle of the descent is: there the curve is steepest, and an error in its height moves the
-    rate least. As a constant rate the steepest place is a good one (fastai's valley, the longest descent, is near it);
-    the peak of One Cycle lasts a moment only and can be higher (Page's ResNet-9 peaks at 0.4, beyond the floor's
-    beginning). LRMAX is four times the rate at which half of the descent is done, but never beyond the valley, where
-    the smoothed loss is lowest: a network without that floor goes from its steepest descent straight into divergence.
-    LRMIN is the rate at which a twentieth is done: where "the accuracy starts to increase" (Smith 2017, arXiv
-    1506.01186, section 3.3), but at most LRMAX / 10 (Smith 2018 has a tenth to a twentieth).
-
-The calibration
-    docs/lr_rule.md: short runs with these bounds beside a grid around them, and on which of them the factor was tuned.
-
-The verdict
-    How far noise alone would move LRMAX is seen by deriving it again from the smoothed curve with each step's deviation
-    added back under a random sign (the wild bootstrap: Liu 1988, "Bootstrap procedures under some non-i.i.d. models"),
-    which keeps the calm start calm and the ragged end ragged.
+Why the rule reads the middle of the descent, its sources, and how it was calibrated: docs/lr_rule.md.
 """
 
 import math

@@ -117,7 +117,6 @@ def search(
     repeats: int = 1,
     lowest: float,
     highest: float,
-    devices: int | list[int] = 1,
     trainer_options: Mapping[str, Any],
 ) -> LrSearch:
     """Derive the bounds for this classifier, optimizer and data.
@@ -132,13 +131,12 @@ def search(
             augmentation of its own.
         lowest: rate of the first step.
         highest: rate of the last step.
-        devices: the one device to search on, as Lightning's Trainer takes it.
-        trainer_options: the Trainer options of the run that change a step: accelerator, precision, accumulation.
+        trainer_options: ``devices``, the one to search on, and the Trainer options of the run that change a step.
 
     Raises:
         InputError: the loss never fell, or by no more than its noise.
     """
-    started, console, options = time.perf_counter(), get_console(), {**trainer_options, "devices": devices}
+    started, console = time.perf_counter(), get_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def sweep(repeat: int) -> Probe:
@@ -146,7 +144,7 @@ def search(
             with isolate_rng():
                 trained, images = _variant(classifier, data, repeat)
                 probe = Probe(trained, on_step=lambda: progress.advance(task))
-                _sweep(probe, images, num_training, lowest, highest, options)
+                _sweep(probe, images, num_training, lowest, highest, trainer_options)
             return probe
 
         probes = [sweep(repeat) for repeat in range(repeats)]
@@ -169,13 +167,11 @@ def search(
     return LrSearch(bounds, sweeps, first_doubt, time.perf_counter() - started)
 
 
-def try_sweep(
-    classifier: ImageClassifier, data: ImageDataModule, devices: int | list[int], trainer_options: Mapping[str, Any]
-) -> None:
+def try_sweep(classifier: ImageClassifier, data: ImageDataModule, trainer_options: Mapping[str, Any]) -> None:
     """Make the first `TRIED_STEPS` steps of a search, to see whether it runs; arguments as those of `search`."""
     with isolate_rng():
         probe = Probe(copy.deepcopy(classifier))
-        _sweep(probe, data, TRIED_STEPS, 1e-4, 1e-2, {**trainer_options, "devices": devices})
+        _sweep(probe, data, TRIED_STEPS, 1e-4, 1e-2, trainer_options)
 
 
 def _variant(
@@ -197,7 +193,7 @@ def _derive_mean(probes: list[Probe]) -> Bounds:
 
 
 def _sweep(
-    probe: Probe, data: ImageDataModule, num_training: int, lowest: float, highest: float, options: dict[str, Any]
+    probe: Probe, data: ImageDataModule, num_training: int, lowest: float, highest: float, options: Mapping[str, Any]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(

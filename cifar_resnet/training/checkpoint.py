@@ -52,9 +52,9 @@ def load_classifier(path: str) -> ImageClassifier:
     return classifier.eval()
 
 
-def check_classes(path: str, trained: Sequence[str], found: Sequence[str]) -> None:
-    """Raise `InputError` if a checkpoint's classes are not those of the data, in the same order."""
-    if trained == found:
+def check_classes(given: str, trained: Sequence[str], found: Sequence[str]) -> None:
+    """Raise `InputError` if the classes of the checkpoint that was given are not, in order, those of the data."""
+    if list(trained) == list(found):
         return
     sides = (("checkpoint", set(trained) - set(found)), ("data", set(found) - set(trained)))
     odd = [f"only in the {side}: {_enumerate(sorted(names))}" for side, names in sides if names]
@@ -62,8 +62,8 @@ def check_classes(path: str, trained: Sequence[str], found: Sequence[str]) -> No
         label = next(label for label, (one, other) in enumerate(zip(trained, found, strict=True)) if one != other)
         odd = [f"the order differs, label {label} is {trained[label]} in the checkpoint, {found[label]} in the data"]
     raise InputError(
-        f"ckpt={path}: its classes are not those of the data ({'; '.join(odd)}); "
-        "evaluate it on images of the classes that it was trained on"
+        f"{given}: its classes are not those of the data ({'; '.join(odd)}); give it images of the classes that it was "
+        "trained on"
     )
 
 

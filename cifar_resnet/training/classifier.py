@@ -9,12 +9,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cifar_resnet.data.images import IMAGE_SIZE
-from cifar_resnet.errors import InputError
 from cifar_resnet.training.named import make
 from cifar_resnet.training.one_cycle import one_cycle
 
@@ -31,21 +29,17 @@ class ImageClassifier(LightningModule):
     Args:
         model: ``{"_target_": dotted name, ...}`` of a callable that takes ``num_classes`` and returns the network.
         classes: the class names, by label.
-        mean: of the training images' channels, ``[3]`` in 0 to 1; subtracted from every image.
-        std: of the training images' channels, ``[3]`` in 0 to 1.
-        test_mean: takes the place of ``mean`` in evaluation mode.
-        test_std: takes the place of ``std`` in evaluation mode.
+        mean, std: of the training images' channels, ``[3]`` in 0 to 1, by which images are normalized.
+        test_mean, test_std: take their place in evaluation mode.
         optimizer: ``{"_target_": dotted name, ...}`` of a torch optimizer, without its rate.
-        lr_min: rate of the first and last step; None as long as it is not known.
-        lr_max: rate of the peak; None as long as it is not known.
+        lr_min, lr_max: rate of the first and last step, and of the peak; None as long as they are not known.
         peak_epoch: epoch at whose end the rate is ``lr_max``, counted from 1.
         max_epochs: epochs of the whole schedule.
         temperature: the softmax temperature: the network's outputs are divided by it. With PyTorch's initialisation
             the max-pooled features make the first outputs so large that SGD diverges at useful rates; 8 is the
             reciprocal of the factor 0.125 in Page's ResNet-9 (github.com/davidcpage/cifar10-fast).
         label_smoothing: of the training loss (Szegedy et al. 2015, arXiv 1512.00567, section 7).
-        compile: compile the network with ``torch.compile``.
-        compile_mode: the ``mode`` of ``torch.compile``.
+        compile, compile_mode: whether ``torch.compile`` compiles the network, and its ``mode``.
         validation_name: under which the validation loop logs, ``val`` or ``test``.
     """
 
@@ -83,11 +77,9 @@ class ImageClassifier(LightningModule):
         for name, values in (("mean", mean), ("std", std), ("test_mean", test_mean), ("test_std", test_std)):
             self.register_buffer(name, torch.tensor(values))
         accuracy = MulticlassAccuracy(len(classes), average="micro", validate_args=False)
-        figures: dict[str, Metric | MetricCollection] = {
-            "loss": MeanMetric(nan_strategy="disable"),
-            "accuracy": accuracy,
-        }
-        metrics = MetricCollection(figures, compute_groups=False)
+        metrics = MetricCollection(
+            {"loss": MeanMetric(nan_strategy="disable"), "accuracy": accuracy}, compute_groups=False
+        )
         self.train_metrics, self.val_metrics, self.test_metrics = metrics.clone(), metrics.clone(), metrics.clone()
         self.example_input_array: Tensor = torch.zeros(1, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
 
@@ -176,18 +168,3 @@ class ImageClassifier(LightningModule):
             names = ("lr_min", "lr_max")
             bounds = self.trainer.strategy.broadcast([self.hparams[name] for name in names])
             self.hparams.update(zip(names, bounds, strict=True))
-
-    def on_train_start(self) -> None:
-        """Refuse to resume a schedule of another length: the rest of the trace would be wrong or missing.
-
-        Raises:
-            InputError: the checkpoint's schedule has another number of steps than this run.
-        """
-        scheduler = self.lr_schedulers()
-        assert isinstance(scheduler, OneCycleLR)
-        before, now = scheduler.total_steps, int(self.trainer.estimated_stepping_batches)
-        if before != now:
-            raise InputError(
-                f"ckpt_path: the checkpoint's One Cycle schedule has {before} steps, this run's {now}: "
-                "resume with the same epochs, images, batch size and accumulation, or start anew without ckpt_path"
-            )

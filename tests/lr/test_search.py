@@ -27,7 +27,12 @@ def calm_data() -> ImageDataModule:
 
 
 def quick_search(classifier: Any, data: Any, **options: Any) -> Any:
-    settings = {"num_training": 20, "lowest": 1e-3, "highest": 1.0, "trainer_options": {"accelerator": "cpu"}} | options
+    settings = {
+        "num_training": 20,
+        "lowest": 1e-3,
+        "highest": 1.0,
+        "trainer_options": {"accelerator": "cpu", "devices": 1},
+    } | options
     return search(classifier, data, **settings)
 
 
@@ -77,8 +82,8 @@ def test_found_bounds_train_as_the_same_bounds_given(tmp_path: Path) -> None:
     "options",
     [
         {},
-        {"trainer_options": {"accelerator": "cpu", "accumulate_grad_batches": 2}},
-        {"trainer_options": {"accelerator": "cpu", "precision": "16-mixed"}},
+        {"trainer_options": {"accelerator": "cpu", "devices": 1, "accumulate_grad_batches": 2}},
+        {"trainer_options": {"accelerator": "cpu", "devices": 1, "precision": "16-mixed"}},
         {"num_training": 50},  # many times the data set
         {"highest": 1e12},  # diverges
         {"repeats": 2},
@@ -107,7 +112,7 @@ def test_no_trace_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optio
 def test_steps_count_optimizer_steps_under_accumulation() -> None:
     data = calm_data()
     found = quick_search(
-        make_classifier(data), data, trainer_options={"accelerator": "cpu", "accumulate_grad_batches": 3}
+        make_classifier(data), data, trainer_options={"accelerator": "cpu", "devices": 1, "accumulate_grad_batches": 3}
     )
     assert len(found.sweeps[0]) == 20
 

@@ -11,7 +11,6 @@ from conftest import make_classifier, make_data, make_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from cifar_resnet.errors import InputError
 from cifar_resnet.training.classifier import ImageClassifier
 
 
@@ -72,14 +71,6 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert first + rest == rates
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-
-
-def test_resume_with_another_schedule_length_is_refused(tmp_path: Path) -> None:
-    fit(tmp_path, stop_after=1)
-    data = make_data()
-    longer = make_trainer(tmp_path, max_epochs=4)
-    with pytest.raises(InputError, match=r"schedule has 9 steps, this run's 12"):
-        longer.fit(make_classifier(data), datamodule=data, ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True)
 
 
 def test_forward_normalizes_and_divides_by_the_temperature() -> None:
