@@ -1,8 +1,12 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is one line: the key or file, what is wrong, what to do."""
+
+
+class RunError(RuntimeError):
+    """Something stopped a run that had begun, such as a full disk; the message is one line: what, and what to do."""
 
 
 def one_line(error: BaseException) -> str:
