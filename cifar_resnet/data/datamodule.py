@@ -121,16 +121,8 @@ class ImageDataModule(LightningDataModule):
         return "val" if self.val_size else "test"
 
     def train_dataloader(self) -> TrainingLoader:
-        """Return the shuffled, augmented training batches.
-
-        Raises:
-            InputError: the devices cannot share a batch evenly, or an epoch has too few batches for one step.
-        """
+        """Return the shuffled, augmented batches; `InputError` where an epoch has too few for an optimizer step."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size % world_size:
-            raise InputError(
-                f"data.batch_size={self.batch_size} is shared by {world_size} devices: choose a multiple of it"
-            )
         fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
         workers = self._workers()
         arrays = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")
