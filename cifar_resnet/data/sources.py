@@ -46,42 +46,45 @@ class Source(ABC):
         """Read the test images, of the same classes; `InputError` where they are missing or cannot be used."""
 
 
-class InMemory(Source):
+class SplitSource(Source):
+    """A source that reads both of its parts alike."""
+
+    def train(self) -> ImageSet:
+        """Read the training images."""
+        return self._read("train")
+
+    def test(self) -> ImageSet:
+        """Read the test images."""
+        return self._read("test")
+
+    @abstractmethod
+    def _read(self, split: str) -> ImageSet: ...
+
+
+class InMemory(SplitSource):
     """Images that the caller has already: ``InMemory(train, test)``."""
 
     def __init__(self, train: ImageSet, test: ImageSet):
-        self._splits = train, test
+        self._splits = {"train": train, "test": test}
 
-    def train(self) -> ImageSet:
-        """Return the training images."""
-        return self._splits[0]
-
-    def test(self) -> ImageSet:
-        """Return the test images."""
-        return self._splits[1]
+    def _read(self, split: str) -> ImageSet:
+        return self._splits[split]
 
 
-class Digits(Source):
+class Digits(SplitSource):
     """scikit-learn's 1,797 handwritten digits, enlarged from 8×8 to 32×32 RGB: 1,437 to train, 360 to test.
 
     The set comes with scikit-learn, so it needs no download. The split is stratified and always the same.
     """
 
-    def train(self) -> ImageSet:
-        """Return the 1,437 training images."""
-        return self._read(part=0)
-
-    def test(self) -> ImageSet:
-        """Return the 360 test images."""
-        return self._read(part=1)
-
-    def _read(self, part: int) -> ImageSet:
+    def _read(self, split: str) -> ImageSet:
         from sklearn.datasets import load_digits  # noqa: PLC0415  (a second of imports that no other source needs)
         from sklearn.model_selection import train_test_split  # noqa: PLC0415
 
         bunch = load_digits()
         labels = bunch.target.astype(np.int64)
-        rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)[part]
+        train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+        rows = train if split == "train" else test
         grey = np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)
         size, bicubic = (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC
         images = [np.asarray(Image.fromarray(image).resize(size, bicubic).convert("RGB")) for image in grey]
@@ -89,7 +92,7 @@ class Digits(Source):
 
 
 @dataclass
-class Folder(Source):
+class Folder(SplitSource):
     """The images of ``root/train/CLASS/*`` and ``root/test/CLASS/*``; the folder names are the classes.
 
     Files that end in one of `SUFFIXES` are read, in the order of their names, as `cifar_resnet.data.images.read` does.
@@ -105,14 +108,6 @@ class Folder(Source):
 
     root: str
     resize: bool = False
-
-    def train(self) -> ImageSet:
-        """Read the images below ``train``."""
-        return self._read("train")
-
-    def test(self) -> ImageSet:
-        """Read the images below ``test``."""
-        return self._read("test")
 
     def _read(self, split: str) -> ImageSet:
         # Both are listed, where both are there, before the slow part begins.
