@@ -34,10 +34,8 @@ class Cifar10(SplitSource):
     def prepare(self) -> None:
         """Unpack the archive into ``root``, downloading it first where it is not there; all or nothing.
 
-        Processes that call this at the same time wait for the first, and use what it has fetched.
-
-        Raises:
-            InputError: the archive is corrupt, or absent and cannot be downloaded; nothing is left behind then.
+        Processes that call this at the same time wait for the first, and use what it has fetched. `InputError` where
+        the archive is corrupt, or absent and cannot be downloaded; nothing is left behind then.
         """
         if self.root.is_file():
             raise InputError(

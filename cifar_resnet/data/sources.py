@@ -86,9 +86,9 @@ class Digits(SplitSource):
         train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
         rows = train if split == "train" else test
         grey = np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)
-        size, bicubic = (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC
-        images = [np.asarray(Image.fromarray(image).resize(size, bicubic).convert("RGB")) for image in grey]
-        return ImageSet(np.stack(images), labels[rows], tuple(map(str, bunch.target_names)))
+        large = [Image.fromarray(image).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC) for image in grey]
+        images = np.stack([np.asarray(image.convert("RGB")) for image in large])
+        return ImageSet(images, labels[rows], tuple(map(str, bunch.target_names)))
 
 
 @dataclass
@@ -101,9 +101,8 @@ class Folder(SplitSource):
         root: the folder that holds ``train`` and ``test``; of these only what is asked for need be there.
         resize: scale images of other sizes to 32×32, centre-cropping the longer side, instead of refusing them.
 
-    Raises:
-        InputError: on reading, if a folder is missing or empty, the classes of ``train`` and ``test`` differ where both
-            are there, or an image cannot be used.
+    Reading raises `InputError` if a folder is missing or empty, the classes of ``train`` and ``test`` differ where both
+    are there, or an image cannot be used.
     """
 
     root: str
