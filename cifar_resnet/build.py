@@ -60,11 +60,7 @@ def keep_freed_memory() -> None:
 
 
 def build_data(config: Train | Evaluate) -> ImageDataModule:
-    """Make the data module; it has read no image yet.
-
-    Raises:
-        InputError: `data.source` does not make a `Source`.
-    """
+    """Make the data module, which has read no image yet; raise `InputError` where `data.source` makes no `Source`."""
     source = make(Source, config.data.source.call, "data.source")  # type: ignore[type-abstract]
     if isinstance(config, Evaluate):
         return ImageDataModule(source)
@@ -77,11 +73,7 @@ def build_data(config: Train | Evaluate) -> ImageDataModule:
 
 
 def build_classifier(config: Train, data: ImageDataModule) -> ImageClassifier:
-    """Make the network, with what it needs to know of the data.
-
-    Raises:
-        InputError: `model` does not make a network.
-    """
+    """Make the network, with what it needs to know of the data; raise `InputError` where `model` makes none."""
     return ImageClassifier(
         model=config.model.call,
         classes=list(data.classes),
@@ -98,11 +90,7 @@ def build_classifier(config: Train, data: ImageDataModule) -> ImageClassifier:
 
 
 def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback]) -> Trainer:
-    """Make Lightning's Trainer, with progress in a terminal, checkpoints and TensorBoard.
-
-    Raises:
-        InputError: this machine cannot do what the configuration asks for.
-    """
+    """Make Lightning's Trainer; raise `InputError` where this machine cannot do what the configuration asks for."""
     options = config.trainer.model_dump()
     in_terminal = get_console().is_terminal
     own: list[Callback] = [LearningRateMonitor("step")]

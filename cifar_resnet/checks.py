@@ -76,11 +76,7 @@ def after_data(config: Train, data: ImageDataModule, checkpoint: Mapping[str, An
 
 
 def batches_used(part: str, batches: int, limit: float | None) -> int:
-    """Return how many of the batches of ``train``, ``val`` or ``test`` a limit, a number or a share, leaves.
-
-    Raises:
-        InputError: it leaves none.
-    """
+    """Return how many of the ``train``, ``val`` or ``test`` batches a limit leaves; raise `InputError` for none."""
     if limit is None:
         return batches
     if isinstance(limit, int):

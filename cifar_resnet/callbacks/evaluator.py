@@ -31,11 +31,7 @@ class Evaluator(Callback):
         self.evaluation: Evaluation | None = None
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Derive the figures, draw and log.
-
-        Raises:
-            InputError: the network's outputs are not numbers.
-        """
+        """Derive the figures, draw and log."""
         assert isinstance(pl_module, ImageClassifier)
         self.evaluation = evaluate_predictions(
             self.outputs.probabilities, self.outputs.labels, pl_module.classes, self.outputs.mirrored

@@ -80,11 +80,7 @@ class MisclassifiedGallery(Callback):
     seed: int = 0
 
     def check(self, classifier: ImageClassifier) -> None:
-        """Try what the user named before anything is trained; a network that cannot be explained is no mistake.
-
-        Raises:
-            InputError: the named layer does not exist or cannot be explained.
-        """
+        """Raise `InputError` if the user has named a layer that does not exist or cannot be explained."""
         if self.layer is None:
             return
         blank = classifier.example_input_array.cpu().numpy()
@@ -93,11 +89,7 @@ class MisclassifiedGallery(Callback):
             raise InputError(f"gallery.layer={reason}")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose, explain, draw and log.
-
-        Raises:
-            InputError: the network's outputs are not numbers.
-        """
+        """Choose, explain, draw and log."""
         assert isinstance(pl_module, ImageClassifier)
         log_dir = trainer.log_dir  # asks every device, so it comes before the others leave
         if not self.count or not trainer.is_global_zero or log_dir is None:

@@ -25,11 +25,7 @@ class OutputCollector(Callback):
 
     @property
     def probabilities(self) -> Tensor:
-        """The probability of each class, float32 ``[N, classes]`` in 0 to 1, on the CPU.
-
-        Raises:
-            InputError: the network's outputs are not numbers.
-        """
+        """The probability of each class, float32 ``[N, classes]`` in 0 to 1, on the CPU; `InputError` for NaN."""
         return _probabilities(self._logits)
 
     @property

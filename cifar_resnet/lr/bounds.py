@@ -68,11 +68,7 @@ class Bounds:
 
 
 def derive(rates: list[float], losses: list[float]) -> Bounds:
-    """Apply the rule to the rates of an exponential ladder and the raw loss at each.
-
-    Raises:
-        InputError: the loss never fell.
-    """
+    """Apply the rule to the rates of an exponential ladder and the raw losses; `InputError` where those never fell."""
     end = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
     rates, losses = rates[:end], losses[:end]
     if end < 2:
