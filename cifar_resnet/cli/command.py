@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -26,9 +26,10 @@ def compose(name: str, *typed: str) -> Any:
     try:
         values = OmegaConf.to_container(_compose(name, typed), resolve=True, throw_on_missing=True)
         return schema.COMMANDS[name].model_validate(values)
+    except MissingMandatoryValue as error:
+        raise InputError(f"{error.full_key} is not set: give {error.full_key}=VALUE (--help says which)") from error
     except OmegaConfBaseException as error:
-        what = str(error).splitlines()[0]
-        raise InputError(f"{error.full_key}: {what}; give {error.full_key}=VALUE (--help says which)") from error
+        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except ValidationError as error:
         raise InputError(schema.explain(error, name)) from error
 
