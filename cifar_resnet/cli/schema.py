@@ -31,7 +31,6 @@ Method = Literal[
     "gradcam", "gradcam++", "gradcam_elementwise", "hirescam", "layercam", "xgradcam", "eigencam", "eigengradcam"
 ]
 Maybe: Any = partial(Field, None)  # a key that some choices of a group do not have
-CHECKPOINT = "the checkpoint, such as lightning_logs/version_0/checkpoints/last.ckpt"
 
 
 class Section(BaseModel):
@@ -184,9 +183,13 @@ class LrFind(Train):
         return self
 
 
-class Evaluate(Section):
+class Trained(Section):
+    ckpt: Text = Field(description="the checkpoint, such as lightning_logs/version_0/checkpoints/last.ckpt")
+    trust: Text | None = Field(description="code that the checkpoint may call beside what is known, such as my_package")
+
+
+class Evaluate(Trained):
     groups = ("data",)
-    ckpt: Text = Field(description=CHECKPOINT)
     tta: Literal["flip"] | None = Field(description="flip: also average the probabilities of image and mirror image")
     seed: int = Field(ge=0, le=2**32 - 1, description="of the gallery's order random")
     data: Images
@@ -194,16 +197,14 @@ class Evaluate(Section):
     trainer: Device
 
 
-class Predict(Section):
-    ckpt: Text = Field(description=CHECKPOINT)
+class Predict(Trained):
     images: Text = Field(description="a file or a quoted pattern: * any name, ** any depth of folders")
     format: Literal["table", "json"] = Field(description="of what is written to standard output")
     sheet: int = Field(ge=0, le=100, description="draw at most this many of the images with their maps; 0: no sheet")
     output: Text = Field(description="the sheet, a .png file; an older one is replaced")
 
 
-class Export(Section):
-    ckpt: Text = Field(description=CHECKPOINT)
+class Export(Trained):
     format: Literal["onnx", "torchscript", "exported_program"] = Field(description="of the file")
     output: Text | None = Field(description="the file; an older one is replaced; null: beside the checkpoint")
 

@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from cifar_resnet.cli import schema
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.checkpoint_io import read_contents
 from cifar_resnet.training.classifier import ImageClassifier
+from cifar_resnet.training.trust import allowed_call
 
 MADE_TWICE = ("cifar_resnet.models.", "torchvision.models.")  # networks that can be made without memory
 
@@ -85,17 +87,25 @@ def _explain(error: ValidationError) -> str:
     return f"{place} is {reprlib.repr(first['input'])}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def load_classifier(path: str) -> ImageClassifier:
+def load_classifier(path: str, trust: str | None = None) -> ImageClassifier:
     """Return the classifier of a checkpoint, on the CPU, in evaluation mode.
 
+    It calls what the checkpoint names: a network that is known here, or one that the user trusts.
+
+    Args:
+        path: the file.
+        trust: the package, module or callable that it may call beside those that are known.
+
     Raises:
-        InputError: as `read_checkpoint`; or its network is not there any more, or its weights are those of another
-            network, or they are not finite.
+        InputError: as `read_checkpoint`; or it may not call what it names, or its network is not there any more, or its
+            weights are those of another network, or they are not finite.
     """
     checkpoint = read_checkpoint(path)
     hparams, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
     # A network that was compiled for training runs without: compiling takes longer than a pass over the images.
     hparams["compile"] = False
+    for kind, key in ((nn.Module, "model"), (Optimizer, "optimizer")):
+        hparams[key] = allowed_call(kind, hparams[key], trust, f"ckpt={path}: its {key}")
     try:
         _check_shapes(hparams, weights)
         classifier = ImageClassifier(**hparams)
