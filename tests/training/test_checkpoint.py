@@ -178,10 +178,12 @@ def test_a_small_file_takes_no_more_memory_than_it_has(tmp_path: Path, whole: Pa
     for bomb in (torch.zeros(1).expand(10**12), many):
         torch.save(contents | {"bomb": bomb}, path)
         refused(path, "is not a readable checkpoint")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, zipfile.ZipFile(whole) as honest:
-        for name in honest.namelist():
-            archive.writestr(name, honest.read(name))
-    refused(path, "is not a readable checkpoint")
+    for method, more in ((zipfile.ZIP_DEFLATED, b""), (zipfile.ZIP_LZMA, random.Random(0).randbytes(1000))):
+        with zipfile.ZipFile(path, "w") as archive, zipfile.ZipFile(whole) as honest:
+            for name in honest.namelist():
+                archive.writestr(name, honest.read(name))
+            archive.writestr("archive/more", more, method)
+        refused(path, "is not a readable checkpoint")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"x")
         archive.infolist()[0].file_size = 2**40
