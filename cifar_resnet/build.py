@@ -18,6 +18,7 @@ from cifar_resnet.cli.schema import Evaluate, Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.training.checkpoint_io import AtomicCheckpointIO
 from cifar_resnet.training.classifier import ImageClassifier
 from cifar_resnet.training.named import make
 
@@ -104,6 +105,7 @@ def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback]) -> Tr
     options |= {
         "logger": TensorBoardLogger(config.trainer.default_root_dir, "lightning_logs", default_hp_metric=False),
         "callbacks": [*callbacks, *own],
+        "plugins": [AtomicCheckpointIO()],
         "enable_progress_bar": in_terminal and config.trainer.enable_progress_bar,
         "enable_model_summary": in_terminal,
         "num_sanity_val_steps": 0,

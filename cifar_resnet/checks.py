@@ -67,7 +67,7 @@ def after_data(config: Train, data: ImageDataModule, checkpoint: Mapping[str, An
     if not checkpoint:
         return
     check_classes(f"ckpt_path={config.ckpt_path}", checkpoint["hyper_parameters"]["classes"], data.classes)
-    steps, before = batches // accumulated * limits.max_epochs, checkpoint["lr_schedulers"][0]["total_steps"]
+    steps, before = batches // accumulated * limits.max_epochs, checkpoint["lr_schedulers"][0].get("total_steps")
     if steps != before:
         raise InputError(
             f"ckpt_path={config.ckpt_path}: its One Cycle schedule has {before} steps, this run's {steps}: resume with "
@@ -116,7 +116,8 @@ def try_classifier(config: Train) -> ImageClassifier:
 
 
 def _check_resumable(config: Train, checkpoint: Mapping[str, Any]) -> None:
-    if not checkpoint.get("lr_schedulers"):
+    schedulers = checkpoint.get("lr_schedulers")
+    if not (isinstance(schedulers, list) and schedulers and isinstance(schedulers[0], dict)):
         raise InputError(f"ckpt_path={config.ckpt_path} holds weights alone: there is no training in it to resume")
     before = checkpoint["hyper_parameters"]
     now = {

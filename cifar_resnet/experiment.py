@@ -82,7 +82,7 @@ def evaluate(config: Evaluate) -> Evaluation:
             nothing was written then.
     """
     prepare(config.seed)
-    classifier = load_classifier(config.ckpt)
+    classifier = load_classifier(config.ckpt, config.trust)
     outputs = OutputCollector(flip=config.tta == "flip")
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
     gallery.check(classifier)

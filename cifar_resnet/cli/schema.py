@@ -22,7 +22,6 @@ def writable_folder(name: str) -> str:
 
 Text = Annotated[str, Field(pattern=r"\S")]
 Folder = Annotated[Text, AfterValidator(writable_folder)]
-Ckpt = Annotated[Text, Field(description="the checkpoint, such as lightning_logs/version_0/checkpoints/last.ckpt")]
 Size = Annotated[int, Field(ge=0, le=10_000_000)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -180,9 +179,13 @@ class LrFind(Train):
         return self
 
 
-class Evaluate(Section):
+class Trained(Section):
+    ckpt: Text = Field(description="the checkpoint, such as lightning_logs/version_0/checkpoints/last.ckpt")
+    trust: Text | None = Field(description="code that the checkpoint may call beside what is known, such as my_package")
+
+
+class Evaluate(Trained):
     groups = ("data",)
-    ckpt: Ckpt
     tta: Literal["flip"] | None = Field(description="flip: also average the probabilities of image and mirror image")
     seed: int = Field(ge=0, le=2**32 - 1, description="of the gallery's order random")
     data: Images
@@ -190,16 +193,14 @@ class Evaluate(Section):
     trainer: Device
 
 
-class Predict(Section):
-    ckpt: Ckpt
+class Predict(Trained):
     images: Text = Field(description="a file or a quoted pattern: * any name, ** any depth of folders")
     format: Literal["table", "json"] = Field(description="of what is written to standard output")
     sheet: int = Field(ge=0, le=100, description="draw at most this many of the images with their maps; 0: no sheet")
     output: Text = Field(description="the sheet, a .png file; an older one is replaced")
 
 
-class Export(Section):
-    ckpt: Ckpt
+class Export(Trained):
     format: Literal["onnx", "torchscript", "exported_program"] = Field(description="of the file")
     output: Text | None = Field(description="the file; an older one is replaced; null: beside the checkpoint")
 

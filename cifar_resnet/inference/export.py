@@ -75,7 +75,7 @@ def export(config: Export) -> Path:
     missing = [name for name in chosen.packages if find_spec(name) is None]
     if missing:
         raise InputError(f"format={config.format} needs what is not installed: pip install {' '.join(missing)}")
-    classifier = load_classifier(config.ckpt)
+    classifier = load_classifier(config.ckpt, config.trust)
     output = output_file(config.output or str(Path(config.ckpt).with_suffix(chosen.suffix)), chosen.suffix)
     if output.resolve() == Path(config.ckpt).resolve():
         raise InputError(f"output={output} is the checkpoint itself: give the export another name")

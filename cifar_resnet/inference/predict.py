@@ -49,7 +49,7 @@ def predict(config: Predict) -> int:
     files, folders = find(config.images)
     if sheet.resolve() in {file.resolve() for file in files}:
         raise InputError(f"output={sheet} is one of the images: give it another name, or images a narrower pattern")
-    classifier = load_classifier(config.ckpt)
+    classifier = load_classifier(config.ckpt, config.trust)
     classifier.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
     messages = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
     if folders and "**" not in config.images:

@@ -1,55 +1,141 @@
 """From a checkpoint file to its contents, or to the classifier in it."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from cifar_resnet.cli import schema
 from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.training.checkpoint_io import read_contents
 from cifar_resnet.training.classifier import ImageClassifier
+from cifar_resnet.training.trust import allowed_call
+
+MADE_TWICE = ("cifar_resnet.models.", "torchvision.models.")  # networks that can be made without memory
+
+
+def _distinct(names: Sequence[str]) -> Sequence[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("each name may be there once")
+    return names
+
+
+Names = Annotated[Sequence[str], Field(min_length=2), AfterValidator(_distinct)]
+Means = Annotated[Sequence[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+Deviations = Annotated[Sequence[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+
+
+class Hyperparameters(schema.Classifier, schema.Schedule):
+    """The arguments of an `ImageClassifier` as a checkpoint holds them, in the ranges that a training allows."""
+
+    model: schema.Model
+    classes: Names
+    mean: Means
+    std: Deviations
+    test_mean: Means
+    test_std: Deviations
+    optimizer: schema.Optimizer
+    max_epochs: int = Field(ge=1, le=10_000)
+    validation_name: Literal["val", "test"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: Any) -> Any:
+        """Before the configuration was typed, one key had another name, and another was not there."""
+        if not isinstance(values, dict) or "watched" not in values:
+            return values
+        renamed = {"validation_name" if key == "watched" else key: value for key, value in values.items()}
+        return {"compile_mode": "default"} | renamed
 
 
 def read_checkpoint(path: str, key: str = "ckpt") -> dict[str, Any]:
-    """Return the contents of a checkpoint of this project, on the CPU.
+    """Return the contents of a checkpoint of this project, on the CPU, verified; nothing in it has been called.
 
     Args:
         path: the file.
         key: what the user gave the path as, for messages.
 
     Raises:
-        InputError: there is no such file, it cannot be read, or it is of another project.
+        InputError: as `read_contents`; or it is of another project, or what it says of its classifier cannot be.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{key}={path}: no such file; checkpoints are in lightning_logs/version_N/checkpoints/")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes of a broken file provoke
-        raise InputError(
-            f"{key}={path} is not a readable checkpoint: it is damaged, or another kind of file; name a .ckpt"
-        ) from error
-    if not isinstance(checkpoint, dict) or "temperature" not in checkpoint.get("hyper_parameters", {}):
+    checkpoint = read_contents(path, key)
+    hparams = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(hparams, dict) or "temperature" not in hparams:
         raise InputError(f"{key}={path} is not a checkpoint of this project: it has no ImageClassifier in it")
-    return checkpoint
+    try:
+        parameters = Hyperparameters.model_validate(hparams)
+    except ValidationError as error:
+        raise InputError(f"{key}={path} is not a checkpoint that can be used: {_explain(error)}") from error
+    weights = checkpoint.get("state_dict")
+    if not isinstance(weights, dict) or not all(_is_weight(*item) for item in weights.items()):
+        raise InputError(f"{key}={path} is not a checkpoint that can be used: it has no weights in it")
+    return checkpoint | {"hyper_parameters": parameters.model_dump(by_alias=True, exclude_unset=True)}
 
 
-def load_classifier(path: str) -> ImageClassifier:
+def _is_weight(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
+
+
+def _explain(error: ValidationError) -> str:
+    """Put the first thing that is wrong with a checkpoint's hyperparameters into a line."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(each) if str(each).isidentifier() else reprlib.repr(each) for each in first["loc"])
+    return f"{place} is {reprlib.repr(first['input'])}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def load_classifier(path: str, trust: str | None = None) -> ImageClassifier:
     """Return the classifier of a checkpoint, on the CPU, in evaluation mode.
 
+    It calls what the checkpoint names: a network that is known here, or one that the user trusts.
+
+    Args:
+        path: the file.
+        trust: the package, module or callable that it may call beside those that are known.
+
     Raises:
-        InputError: as `read_checkpoint`; or its network is not there any more, or its weights are not finite.
+        InputError: as `read_checkpoint`; or it may not call what it names, or its network is not there any more, or its
+            weights are those of another network, or they are not finite.
     """
-    read_checkpoint(path)
+    checkpoint = read_checkpoint(path)
+    hparams, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    # A network that was compiled for training runs without: compiling takes longer than a pass over the images.
+    hparams["compile"] = False
+    for kind, key in ((nn.Module, "model"), (Optimizer, "optimizer")):
+        hparams[key] = allowed_call(kind, hparams[key], trust, f"ckpt={path}: its {key}")
     try:
-        # A network that was compiled for training runs without: compiling takes longer than a pass over the images.
-        classifier = ImageClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True, compile=False)
+        _check_shapes(hparams, weights)
+        classifier = ImageClassifier(**hparams)
+        classifier.load_state_dict(weights)
     except Exception as error:  # a network that was renamed or changed fails in as many ways as there are networks
-        raise InputError(f"ckpt={path}: its network cannot be made again: {one_line(error)[:200]}") from error
+        reason = "".join(filter(str.isprintable, one_line(error)[:200]))
+        raise InputError(f"ckpt={path}: its network cannot be made again: {reason}") from error
     if not all(values.isfinite().all() for values in classifier.state_dict().values()):
         raise InputError(
             f"ckpt={path} holds weights that are not finite: its training diverged; use another checkpoint"
         )
     return classifier.eval()
+
+
+def _check_shapes(hparams: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` where the weights are of another size than the network, before it takes memory.
+
+    A small file can name a network of any size.
+    """
+    if not hparams["model"]["_target_"].startswith(MADE_TWICE):  # a user's own is made once
+        return
+    try:
+        with torch.device("meta"):
+            network = ImageClassifier(**hparams)
+    except NotImplementedError:  # some read their own values while they are made
+        return
+    for name, value in network.state_dict().items():
+        found = tuple(weights[name].shape) if name in weights else "missing"
+        if found != tuple(value.shape):
+            raise ValueError(f"{name} is {found}, not {tuple(value.shape)}")
 
 
 def check_classes(given: str, trained: Sequence[str], found: Sequence[str]) -> None:

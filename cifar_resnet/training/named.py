@@ -10,6 +10,11 @@ from cifar_resnet.errors import InputError, one_line
 Made = TypeVar("Made")
 
 
+def locate(name: str) -> Any:
+    """Return what a dotted name means: the last part of it in the module of the others; raise as an import does."""
+    return resolve_name(":".join(name.rsplit(".", 1)))  # the function resnet18 rather than its module
+
+
 def make(kind: type[Made], call: Mapping[str, Any], key: str, *positional: Any, **given: Any) -> Made:
     """Call what a configuration names.
 
@@ -28,7 +33,7 @@ def make(kind: type[Made], call: Mapping[str, Any], key: str, *positional: Any, 
     arguments = {**call, **given}
     name = arguments.pop("_target_")
     try:
-        target = resolve_name(":".join(name.rsplit(".", 1)))  # the function resnet18 rather than its module
+        target = locate(name)
         signature = inspect.signature(target)
         signature.bind(*positional, **arguments)
     except (ImportError, AttributeError) as error:
