@@ -4,35 +4,33 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cifar_resnet.cli import overrides, schema
 from cifar_resnet.errors import InputError, one_line
 
 Job = Callable[[Any], object]
 
-SWEEP_JOB = "CIFAR_RESNET_SWEEP_JOB"
-"""Environment variable with the overrides of one job of a sweep: processes that it starts do this job alone."""
-
 
 def compose(name: str, *typed: str) -> Any:
-    """Return the configuration of a command, checked: an object of its class in `schema.COMMANDS`.
-
-    Raises:
-        InputError: a key or a value cannot be used.
-    """
-    return _check(name, _compose(name, typed))
+    """Return an object of the command's class in `schema.COMMANDS`; raise `InputError` where it cannot be one."""
+    try:
+        values = OmegaConf.to_container(_compose(name, typed), resolve=True, throw_on_missing=True)
+        return schema.COMMANDS[name].model_validate(values)
+    except OmegaConfBaseException as error:
+        what = str(error).splitlines()[0]
+        raise InputError(f"{error.full_key}: {what}; give {error.full_key}=VALUE (--help says which)") from error
+    except ValidationError as error:
+        raise InputError(schema.explain(error, name)) from error
 
 
 def _compose(name: str, typed: Iterable[str]) -> DictConfig:
@@ -45,18 +43,6 @@ def _compose(name: str, typed: Iterable[str]) -> DictConfig:
         raise InputError(overrides.no_such_key(key, name) if key else one_line(error)) from error
 
 
-def _check(name: str, config: DictConfig) -> Any:
-    try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        return schema.COMMANDS[name].model_validate(values)
-    except MissingMandatoryValue as error:
-        raise InputError(f"{error.full_key} is not set: give {error.full_key}=VALUE (--help says which)") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    except ValidationError as error:
-        raise InputError(schema.explain(error, name)) from error
-
-
 def run(name: str, job: Job) -> None:
     """Call a job with the configuration of the command ``name`` as the command line changes it.
 
@@ -64,17 +50,13 @@ def run(name: str, job: Job) -> None:
     """
     try:
         _run(name, job)
-    except InputError as error:
-        _refuse(name, error)
+    except (InputError, HydraException, argparse.ArgumentError) as error:
+        print(f"{name}.py: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except SystemExit as stop:  # Lightning ends an interrupted training with 1
         sys.exit(130 if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
-
-
-def _refuse(name: str, error: InputError) -> NoReturn:
-    print(f"{name}.py: {one_line(error)}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _run(name: str, job: Job) -> None:
@@ -83,61 +65,46 @@ def _run(name: str, job: Job) -> None:
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--cfg", choices=["job"])
     parser.add_argument("overrides", nargs="*")
-    try:
-        options, unknown = parser.parse_known_args()
-    except argparse.ArgumentError as error:
-        raise InputError(f"{one_line(error)} (--help shows what there is)") from error
-    if SWEEP_JOB in os.environ:
-        job(compose(name, *json.loads(os.environ[SWEEP_JOB])))
-    elif unknown and unknown[0].startswith("-"):
+    options, unknown = parser.parse_known_intermixed_args()
+    if unknown:
         near = overrides.no_such_key(unknown[0].strip("-").partition("=")[0], name)
         raise InputError(f"{unknown[0]}: no such option; a key is set by KEY=VALUE, without dashes; {near}")
-    elif unknown:
-        raise InputError(f"{unknown[0]}: options such as -m come before all keys, or after them")
-    elif options.help:
+    if options.help:
         _show_help(name, _compose(name, options.overrides))
     elif options.cfg:
         print(OmegaConf.to_yaml(_compose(name, options.overrides)))
     elif options.multirun:
-        _sweep(name, job, options.overrides)
+        lines = list(overrides.combinations(options.overrides, name))
+        for config, line in [(compose(name, *line), line) for line in lines]:  # all are checked before the first runs
+            _call(job, config, line)
     else:
         job(compose(name, *options.overrides))
 
 
-def _sweep(name: str, job: Job, typed: Iterable[str]) -> None:
-    """Hand over to Hydra, which reads the command line by itself, and calls once for each combination of values."""
-    for each in typed:
-        overrides.read_override(each, name, sweep=True)
-
-    def run_one(config: DictConfig) -> None:
-        before = dict(os.environ)
-        os.environ[SWEEP_JOB] = json.dumps(list(HydraConfig.get().overrides.task))
-        try:
-            job(_check(name, config))
-        except InputError as error:  # Hydra announces every exception that reaches it
-            _refuse(name, error)
-        finally:  # the ranks that Lightning leaves there would be taken for those of the next job
-            os.environ.clear()
-            os.environ.update(before)
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions over instead of printing them
+def _call(job: Job, config: Any, line: Sequence[str]) -> None:
+    """Do one of several jobs, and leave the process as it was: a process that it starts is to do this job alone."""
+    arguments, environment = sys.argv, dict(os.environ)
+    sys.argv = [arguments[0], *line]
     try:
-        hydra.main(version_base="1.3", config_path=str(overrides.CONFIGS), config_name=name)(run_one)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(one_line(error)) from error
+        job(config)
+    finally:  # the ranks that Lightning leaves there would be taken for those of the next job
+        sys.argv = arguments
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def _show_help(name: str, config: DictConfig) -> None:
     """Print the head of the command's file, and each key with its value, its meaning and what it accepts."""
-    head = (overrides.CONFIGS / f"{name}.yaml").read_text().partition("defaults:")[0]
-    print(head.replace("# ", ""))
+    head = (overrides.CONFIGS / f"{name}.yaml").read_text().partition("\n\n")[0]
+    print(head.replace("# ", ""), end="\n\n")
     for group in schema.COMMANDS[name].groups:
         print(f"  {group}={' | '.join(overrides.choices(group))}")
     table = Table("key", "value", "meaning", box=None, pad_edge=False)
-    section = None
+    before = ""
     for key, described in schema.describe(schema.COMMANDS[name]).items():
-        if section != (section := key.partition(".")[0] if "." in key else ""):
+        if key.partition(".")[0] != before.partition(".")[0] and "." in key + before:
             table.add_row()
+        before = key
         value = "" if OmegaConf.is_missing(config, key) else json.dumps(OmegaConf.select(config, key))
-        table.add_row(key, Text(value), Text(f"{described['description']} ({schema.expected(described)})"))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        table.add_row(key, value, f"{described['description']} ({schema.expected(described)})")
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)

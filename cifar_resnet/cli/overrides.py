@@ -1,70 +1,72 @@
 """What a user types behind a command: read as it is meant, or refused with what would be right."""
 
 import re
-from difflib import SequenceMatcher
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from itertools import product
 from os.path import expanduser
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from cifar_resnet.cli.schema import COMMANDS, describe
 from cifar_resnet.errors import InputError
 
 CONFIGS = next(folder / "configs" for folder in Path(__file__).parents if (folder / "configs").is_dir())
 """The YAML files: beside the package in the repository, inside it where it was installed."""
-OPEN_SECTIONS = ("model.", "optimizer.", "data.source.")
-"""Sections whose keys are the arguments of a callable, so that ``+section.key=value`` can give it another one."""
 
 
-def read_override(typed: str, command: str, sweep: bool = False) -> str:
-    """Return a word of the command line as Hydra reads it: special characters quoted, ``~/`` expanded.
+def read_override(typed: str, command: str) -> str:
+    """Return a word as Hydra reads it, special characters quoted; raise `InputError` where there is no use for it."""
+    parsed = _parse(typed, command)
+    key, value, line = parsed.key_or_group, parsed.value(), str(parsed.input_line)
+    if parsed.is_sweep_override():
+        raise InputError(f"{key}: several values; give one, or put -m before it to run once for each")
+    if key in COMMANDS[command].groups:
+        names = value if key == "experiment" and isinstance(value, list) else [value]
+        if not all(name in choices(key) for name in names):
+            raise InputError(f"{line}: no such choice; choose {key}={' | '.join(choices(key))}")
+        return line
+    inner = next((other for other in describe(COMMANDS[command]) if other.startswith(f"{key}.")), None)
+    if inner and not isinstance(value, dict):
+        raise InputError(f"{line}: is a section; set its keys, such as {inner}=VALUE")
+    return line
 
-    A ``sweep`` may give several values, and Hydra's own keys.
 
-    Raises:
-        InputError: it is no ``key=value``, or the command has no use for it.
-    """
-    keys, groups = describe(COMMANDS[command]), COMMANDS[command].groups
+def combinations(typed: Iterable[str], command: str) -> Iterator[tuple[str, ...]]:
+    """Return a command line for each combination of the values, where a key may have several."""
+    lines = []
+    for each in (_parse(word, command) for word in typed):
+        several = each.sweep_string_iterator() if each.is_sweep_override() else ()
+        lines.append([f"{each.get_key_element()}={value}" for value in several] or [str(each.input_line)])
+    return product(*lines)
+
+
+def _parse(typed: str, command: str) -> Override:
+    """Read ``key=value`` as Hydra's grammar has it, or else the value as the text that it is."""
     parts = re.fullmatch(r"(\+{0,2}|~)([\w./]+)(?:=(.*))?", typed, re.DOTALL | re.ASCII)
     if parts is None:
         raise InputError(f"cannot read {typed!r}: write KEY=VALUE")
     sign, key, value = parts.groups()
-    if sweep and key.startswith("hydra"):
-        return typed
-    is_argument = key.startswith(tuple(each for each in OPEN_SECTIONS if f"{each}_target_" in keys))
-    inner = next((other for other in keys if other.startswith(f"{key}.")), None)
-    if key not in (*keys, *groups) and inner is None and not is_argument:  # Hydra knows a file's own arguments
+    keys, parser = describe(COMMANDS[command]), OverridesParser.create()
+    calls = tuple(other.removesuffix("_target_") for other in keys if other.endswith("_target_"))
+    is_argument = key.startswith(calls) and not key.endswith("_target_")  # Hydra knows those of a file
+    known = (*keys, *COMMANDS[command].groups)
+    if not is_argument and not any(f"{other}.".startswith(f"{key}.") for other in known):
         raise InputError(no_such_key(key, command))
-    if sign == "~" and is_argument and not key.endswith("_target_"):
-        return typed
-    if value is None or sign == "~":
+    if sign == "~" and is_argument:
+        return parser.parse_override(typed)
+    if sign == "~" or value is None:
         raise InputError(f"{typed}: write {key}=VALUE")
+    start = f"{sign if is_argument else ''}{key}="
     value = expanduser(value) if value.startswith("~/") else value  # a shell leaves it as it is behind a =
-    parsed = _parse(f"{sign}{key}" if is_argument else key, value)
-    several = parsed.is_sweep_override()
-    if several and not sweep:
-        raise InputError(f"{key}: several values; give one, or put -m before it to run once for each")
-    if key in groups:
-        chosen = list(parsed.sweep_string_iterator()) if several else parsed.value()
-        names = chosen if chosen and isinstance(chosen, list) and (several or key == "experiment") else [chosen]
-        if not all(name in choices(key) for name in names):
-            raise InputError(f"{key}={value}: no such choice; choose {key}={' | '.join(choices(key))}")
-    elif inner and not isinstance(parsed.value(), dict):
-        raise InputError(f"{key}={value}: is a section; set its keys, such as {inner}=VALUE")
-    return str(parsed.input_line)
-
-
-def _parse(key: str, value: str) -> Override:
-    """Read a value as Hydra's grammar has it, or else as the text that it is."""
     try:
-        return OverridesParser.create().parse_override(f"{key}={value}")
+        return parser.parse_override(start + value)
     except HydraException:
         quoted = value.replace("'", r"\'")
-        return OverridesParser.create().parse_override(f"{key}='{quoted}'")
+        return parser.parse_override(f"{start}'{quoted}'")
 
 
 def choices(group: str) -> list[str]:
@@ -73,22 +75,15 @@ def choices(group: str) -> list[str]:
 
 
 def no_such_key(key: str, command: str) -> str:
-    """Say that a key does not exist, and with which choice it would, or which of the command's is most like it.
-
-    Mostly the last parts are compared: a section is more often left out or misnamed than a key taken for another.
-    """
-
-    def likeness(other: str) -> float:
-        leaf, other_leaf = key.rpartition(".")[2], other.rpartition(".")[2]
-        last = max(SequenceMatcher(None, leaf, other_leaf).ratio(), 0.8 * (leaf in other_leaf.split("_")))
-        return 0.7 * last + 0.3 * SequenceMatcher(None, key, other).ratio()
-
-    keys = describe(COMMANDS[command])
-    group, _, name = key.partition(".")
-    files: dict[str, Any] = {choice: OmegaConf.load(CONFIGS / group / f"{choice}.yaml") for choice in choices(group)}
-    homes = [f"{group}={choice}" for choice, content in files.items() if name in content.get(group, content).keys()]  # noqa: SIM118 ``in`` hides what is not set
-    if homes and key in keys:
+    """Say that a key does not exist, and with which choice it would, or which have a last part like its own."""
+    (group, _, name), leaf = key.partition("."), key.rpartition(".")[2]
+    leaves = {other: other.rpartition(".")[2] for other in describe(COMMANDS[command])}
+    if key in leaves:
+        files = {f"{group}={choice}": CONFIGS / group / f"{choice}.yaml" for choice in choices(group)}
+        homes = [chosen for chosen, file in files.items() if re.search(rf"^ *{name}:", file.read_text(), re.MULTILINE)]
         return f"{key}: no such key here; it belongs to {' and '.join(homes)}"
-    likest = sorted(((likeness(other), other) for other in keys), reverse=True)[:3]
-    meant = " or ".join(other for value, other in likest if value > max(0.6, likest[0][0] - 0.02))
-    return f"{key}: no such key{f'; did you mean {meant}?' if meant else ''} (--help shows all keys)"
+    near = get_close_matches(leaf, leaves.values(), n=1)
+    meant = [other for other, last in leaves.items() if last in near or leaf in last.split("_")]
+    likest = get_close_matches(key, meant, cutoff=0)
+    hint = f"; did you mean {' or '.join(likest)}?" if likest else ""
+    return f"{key}: no such key{hint} (--help shows all keys)"

@@ -3,8 +3,9 @@
 import json
 import os
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +21,8 @@ def writable_folder(name: str) -> str:
 
 
 Text = Annotated[str, Field(pattern=r"\S")]
+Folder = Annotated[Text, AfterValidator(writable_folder)]
+Ckpt = Annotated[Text, Field(description="the checkpoint, such as lightning_logs/version_0/checkpoints/last.ckpt")]
 Size = Annotated[int, Field(ge=0, le=10_000_000)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -31,7 +34,6 @@ Method = Literal[
     "gradcam", "gradcam++", "gradcam_elementwise", "hirescam", "layercam", "xgradcam", "eigencam", "eigengradcam"
 ]
 Maybe: Any = partial(Field, None)  # a key that some choices of a group do not have
-CHECKPOINT = "the checkpoint, such as lightning_logs/version_0/checkpoints/last.ckpt"
 
 
 class Section(BaseModel):
@@ -81,9 +83,7 @@ class Images(Section, extra="ignore"):
 
 class Data(Images, extra="forbid"):
     batch_size: int = Field(ge=1, le=65_536, description="images in an optimizer step, shared by all devices")
-    num_workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
-        description="that augment; null: none on a CPU, up to 8 beside a GPU"
-    )
+    num_workers: int | None = Field(ge=0, le=256, description="that augment; null: none on a CPU, up to 8 beside a GPU")
     padding: Literal["reflect", "mean"] = Field(description="what surrounds a training image before it is cropped")
     flip: bool = Field(description="mirror half of the training images")
     cutout: int = Field(ge=0, le=32, description="side in pixels of the square cut out of training images; 0: none")
@@ -125,16 +125,14 @@ class Device(Section):
     precision: Precision = Field(description="of what is computed")
     deterministic: bool | Literal["warn"] | None = Field(description="true: the same result again, on a GPU too")
     enable_progress_bar: bool = Field(description="in a terminal")
-    default_root_dir: Annotated[Text, AfterValidator(writable_folder)] = Field(
-        description="lightning_logs/ is made in it"
-    )
+    default_root_dir: Folder = Field(description="lightning_logs/ is made in it")
 
 
 class Trainer(Device):
     strategy: Text = Field(description="how devices work together, such as ddp")
     max_epochs: int = Field(ge=1, le=10_000, description="epochs of the whole schedule")
     accumulate_grad_batches: int = Field(ge=1, le=10_000, description="batches in an optimizer step")
-    gradient_clip_val: Annotated[float, Field(ge=0, le=1e6)] | None = Field(description="null: gradients as they are")
+    gradient_clip_val: float | None = Field(ge=0, le=1e6, description="null: gradients as they are")
     gradient_clip_algorithm: Literal["norm", "value"] | None = Field(description="what is clipped; null: the norm")
     limit_train_batches: Count | Share | None = Field(description="number or share of an epoch's; null: all")
     limit_val_batches: Size | Share | None = Field(description="number or share of those watched; null: all")
@@ -159,34 +157,32 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        schedule, search, trainer = self.schedule, self.lr_search, self.trainer
-        for low, below, high, above in (
-            ("schedule.peak_epoch", schedule.peak_epoch, "trainer.max_epochs", trainer.max_epochs),
-            ("schedule.lr_min", schedule.lr_min, "schedule.lr_max", schedule.lr_max),
-            ("lr_search.lowest", search.lowest, "lr_search.highest", search.highest),
+        for low, high in (
+            ("schedule.peak_epoch", "trainer.max_epochs"),
+            ("schedule.lr_min", "schedule.lr_max"),
+            ("lr_search.lowest", "lr_search.highest"),
         ):
+            below, above = attrgetter(low, high)(self)
             if below is not None and above is not None and below >= above:
                 raise InputError(f"{low}={below}: must be below {high}={above}")
-        if trainer.gradient_clip_val and self.optimizer.fused and "16" in str(trainer.precision):
-            clip = f"trainer.gradient_clip_val={trainer.gradient_clip_val}"
-            raise InputError(f"{clip}: a fused optimizer cannot clip in mixed precision; add optimizer.fused=false")
+        clip = self.trainer.gradient_clip_val
+        if clip and self.optimizer.fused and "16" in str(self.trainer.precision):
+            raise InputError(f"trainer.gradient_clip_val={clip}: add optimizer.fused=false to clip in mixed precision")
         return self
 
 
 class LrFind(Train):
     @model_validator(mode="after")
     def _is_not_answered_already(self) -> Self:
-        given = {"schedule.lr_min": self.schedule.lr_min, "schedule.lr_max": self.schedule.lr_max}
-        trial = {"ckpt_path": self.ckpt_path, "trainer.fast_dev_run": self.trainer.fast_dev_run}
-        for key, value in (given | trial).items():
-            if value:
+        for key in ("schedule.lr_min", "schedule.lr_max", "ckpt_path", "trainer.fast_dev_run"):
+            if value := attrgetter(key)(self):
                 raise InputError(f"{key}={value}: a search finds the bounds anew, by all of its steps; leave it out")
         return self
 
 
 class Evaluate(Section):
     groups = ("data",)
-    ckpt: Text = Field(description=CHECKPOINT)
+    ckpt: Ckpt
     tta: Literal["flip"] | None = Field(description="flip: also average the probabilities of image and mirror image")
     seed: int = Field(ge=0, le=2**32 - 1, description="of the gallery's order random")
     data: Images
@@ -195,7 +191,7 @@ class Evaluate(Section):
 
 
 class Predict(Section):
-    ckpt: Text = Field(description=CHECKPOINT)
+    ckpt: Ckpt
     images: Text = Field(description="a file or a quoted pattern: * any name, ** any depth of folders")
     format: Literal["table", "json"] = Field(description="of what is written to standard output")
     sheet: int = Field(ge=0, le=100, description="draw at most this many of the images with their maps; 0: no sheet")
@@ -203,24 +199,24 @@ class Predict(Section):
 
 
 class Export(Section):
-    ckpt: Text = Field(description=CHECKPOINT)
+    ckpt: Ckpt
     format: Literal["onnx", "torchscript", "exported_program"] = Field(description="of the file")
     output: Text | None = Field(description="the file; an older one is replaced; null: beside the checkpoint")
 
 
 COMMANDS: dict[str, type[Section]]
 COMMANDS = {"train": Train, "lr_find": LrFind, "evaluate": Evaluate, "predict": Predict, "export": Export}
+KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
 
 
 def describe(section: type[BaseModel], prefix: str = "") -> dict[str, dict[str, Any]]:
     """Return each key of a section, and of the sections in it, with its JSON schema."""
-    described = section.model_json_schema()["properties"]
     keys: dict[str, dict[str, Any]] = {}
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            keys |= describe(field.annotation, f"{prefix}{name}.")
+    for name, described in section.model_json_schema()["properties"].items():
+        if "$ref" in described:
+            keys |= describe(get_type_hints(section)[name], f"{prefix}{name}.")
         else:
-            keys[f"{prefix}{field.alias or name}"] = described[field.alias or name]
+            keys[f"{prefix}{name}"] = described
     return keys
 
 
@@ -230,8 +226,7 @@ def expected(described: dict[str, Any]) -> str:
         return ", or ".join(map(expected, described["anyOf"]))
     if "enum" in described or "const" in described:
         return " | ".join(map(str, described.get("enum", [described.get("const")])))
-    kinds = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
-    kind = kinds.get(described.get("type", ""), "a list" if "items" in described else "null")
+    kind = KINDS.get(described["type"], described["type"].replace("array", "a list"))
     low = f"from {described['minimum']:,}" if "minimum" in described else "above 0"
     return f"{kind} {low} to {described['maximum']:,}" if "maximum" in described else kind
 
@@ -240,10 +235,8 @@ def explain(error: ValidationError, command: str) -> str:
     """Put the first thing that is wrong with a configuration into a line: the key, its value, what it accepts."""
     first, keys = error.errors()[0], describe(COMMANDS[command])
     place = ".".join(map(str, first["loc"]))
-    if first["type"] == "value_error":
-        return f"{place}: {first['ctx']['error']}" if place else str(first["ctx"]["error"])
-    key = next((other for other in keys if f"{place}.".startswith(f"{other}.")), place)  # a place may be in a list
-    if key not in keys or first["type"] == "missing":
-        return f"{place}: {first['msg']} (--help shows all keys)"
+    key = next((other for other in keys if f"{place}.".startswith(f"{other}.")), None)  # a place may be in a list
+    if key is None or first["type"] in {"value_error", "missing"}:
+        return f"{place}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
     value = first["input"]
     return f"{key}={value if isinstance(value, str) else json.dumps(value)}: expected {expected(keys[key])}"

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar_resnet.cli import command, overrides
+from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.overrides import CONFIGS, read_override
 from cifar_resnet.errors import InputError
 
@@ -115,7 +116,9 @@ def test_where_nothing_is_near_nothing_is_suggested(refusal: Callable[..., str],
         ("~data", "data=VALUE"),
         ("~optimizer._target_", "optimizer._target_=VALUE"),
         ("data.batch_size=1,2", "put -m before it"),
-        ("seed=1 -m data.flip=true", "data.flip=true: options such as -m come before"),
+        ("seed=1 -m data.flip=maybe", "data.flip=maybe: expected true or false"),
+        ("-m seed=interval(0,1)", "Can only enumerate CHOICE and RANGE sweeps"),
+        ("-m seed=1,2 hydra.sweep.dir=x", "hydra.sweep.dir: no such key"),
         ("--cfg=foo", "invalid choice: 'foo'"),
         ("--config-name=nope", "--config-name=nope: no such option"),
         ("--resolve", "--resolve: no such option"),
@@ -127,7 +130,7 @@ def test_where_nothing_is_near_nothing_is_suggested(refusal: Callable[..., str],
         ("trainer=foo", "trainer=foo: is a section"),
         ("-m seed=1,2 data.batchsize=3", "did you mean data.batch_size?"),
         ("-m data=nope,digits", "choose data=cifar10 | digits | folder"),
-        ("data=folder", "data.root is not set: give data.root="),
+        ("data=folder", "data.root: Missing mandatory value: root; give data.root=VALUE (--help"),
         ("data.root=${nope}", "data.root: Interpolation key 'nope' not found"),
         ("schedule=3", "schedule=3: is a section; set its keys, such as schedule.peak_epoch="),
         ("gallery=null", "gallery=null: is a section"),
@@ -234,17 +237,46 @@ def test_good_overrides_arrive(run: Run) -> None:
     assert config.data.source.call["anything"] == 3
 
 
-def test_several_values_run_one_after_the_other(run: Run, tmp_path: Path) -> None:
-    assert [config.seed for config in run("-m", "seed=3,4", "data=digits")] == [3, 4]
-    assert [path.name for path in tmp_path.iterdir()] == ["lightning_logs"]
-    assert not [name for name in os.environ if name.startswith("CIFAR_RESNET")]
+@pytest.mark.parametrize(
+    "typed", ["-m seed=3,4 data=digits", "seed=range(3,5) data=digits -m", "seed=3,4 -m data=digits"]
+)
+def test_several_values_run_one_after_the_other(run: Run, tmp_path: Path, typed: str) -> None:
+    assert [(config.seed, config.data.root) for config in run(*typed.split())] == [(3, None), (4, None)]
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_that_a_sweeps_job_starts_does_this_job_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning starts further devices with the whole command line, which means all jobs."""
-    monkeypatch.setenv("CIFAR_RESNET_SWEEP_JOB", '["seed=4", "data=digits"]')
-    (config,) = run("-m", "seed=3,4", "data=digits", "hydra.run.dir=x", "hydra.job.name=train_ddp_process_1")
-    assert (config.seed, config.data.root) == (4, None)
+def test_values_are_combined_as_they_are_meant(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    configs = run("-m", "seed=1,2", "optimizer=sgd,adamw", "data.root=~/my photos", "experiment=[laptop]")
+    names = [config.optimizer.target.rpartition(".")[2] for config in configs]
+    assert [config.seed for config in configs] == [1, 1, 2, 2]
+    assert names == ["SGD", "AdamW"] * 2
+    assert {(config.data.root, config.model.width) for config in configs} == {("/home/somebody/my photos", 16)}
+
+
+def test_a_process_that_a_sweeps_job_starts_does_this_job_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning starts further devices with the command line and the environment of this process."""
+    monkeypatch.setattr(sys, "argv", typed := ["train.py", "-m", "ckpt_path='a b,c','~/d'", "seed=3"])
+    seen: list[tuple[str, Any]] = []
+
+    def job(config: Any) -> None:
+        assert "LOCAL_RANK" not in os.environ
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        seen.append((config.ckpt_path, compose("train", *sys.argv[1:]).ckpt_path))
+
+    command.run("train", job)
+    assert seen == [("a b,c", "a b,c"), ("~/d", "~/d")]
+    assert sys.argv == typed
+    assert "LOCAL_RANK" not in os.environ
+
+
+def test_no_job_of_a_sweep_runs_before_all_are_known_to_be_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    def job(config: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=2,-1"])
+    with pytest.raises(SystemExit):
+        command.run("train", job)
 
 
 def test_a_key_that_a_sweeps_job_cannot_use_ends_in_one_line(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
