@@ -13,15 +13,9 @@ PADDING = 4  # pixels added to each side before a crop of the original size is t
 
 
 def pad(images: np.ndarray, mode: str, fill: np.ndarray) -> np.ndarray:
-    """Pad images on all four sides by `PADDING` pixels.
+    """Pad images on all four sides by `PADDING` pixels: uint8 ``[N, H, W, 3]`` to ``[N, H + 8, W + 8, 3]``.
 
-    Args:
-        images: uint8 ``[N, H, W, 3]``.
-        mode: ``reflect`` mirrors the image at its border (without repeating it), ``mean`` uses ``fill``.
-        fill: uint8 ``[3]``, the mean pixel.
-
-    Returns:
-        uint8 ``[N, H + 8, W + 8, 3]``.
+    The mode ``reflect`` mirrors an image at its border (without repeating it), ``mean`` uses ``fill``, uint8 ``[3]``.
     """
     margin = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
     if mode == "reflect":
@@ -31,8 +25,11 @@ def pad(images: np.ndarray, mode: str, fill: np.ndarray) -> np.ndarray:
     return padded
 
 
-class RandomSquare(A.ImageOnlyTransform):
-    """Chooses a square of ``size`` × ``size`` pixels, wholly inside the image, at a uniformly drawn place."""
+class Crop(A.ImageOnlyTransform):
+    """Take a square of ``size`` × ``size`` pixels, wholly inside the image, at a uniformly drawn place.
+
+    Albumentations' own RandomCrop does the same in twice the time.
+    """
 
     def __init__(self, size: int):
         super().__init__(p=1)
@@ -45,17 +42,13 @@ class RandomSquare(A.ImageOnlyTransform):
         left = int(self.py_random.random() * (width - self.size + 1))
         return {"rows": slice(top, top + self.size), "columns": slice(left, left + self.size)}
 
-
-class Crop(RandomSquare):
-    """Take the square. Albumentations' own RandomCrop does the same in twice the time."""
-
     def apply(self, img: np.ndarray, rows: slice, columns: slice, **params: Any) -> np.ndarray:
         """Return the pixels of the square."""
         return img[rows, columns]
 
 
-class Cutout(RandomSquare):
-    """Fill the square (DeVries & Taylor 2017, arXiv 1708.04552) with one pixel, uint8 ``[3]``.
+class Cutout(Crop):
+    """Fill the square that `Crop` would take with one pixel, uint8 ``[3]`` (DeVries & Taylor 2017, arXiv 1708.04552).
 
     Unlike the paper's, the square never leaves the image, so it always covers ``size`` × ``size`` pixels.
     Albumentations' own CoarseDropout does the same in ten times the time.

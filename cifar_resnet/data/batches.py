@@ -20,13 +20,9 @@ Key = tuple[int, int]  # which batch: epoch and place in it, both counted from 0
 class TrainingBatches(Dataset[Batch]):
     """Augmented training batches by key.
 
-    The order of an epoch and the draws of a batch come from the key and the seed alone, so it does not matter which
-    worker makes a batch, or whether training was interrupted before it.
-
     Args:
         padded: uint8 ``[N, 40, 40, 3]``, never copied; in shared memory where workers do not inherit it.
         labels: int64 ``[N]``, likewise.
-        augmentation: applied to each batch.
         batch_size: the global batch size; each of ``world_size`` ranks gets its own share of every batch.
         seed: of order and draws.
         accumulated: batches in an optimizer step, of which an epoch has a multiple.
@@ -66,7 +62,7 @@ def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 @dataclass(eq=False)
 class EndlessKeys(Sampler[Key]):
-    """The keys of all batches from the start of an epoch on; its length is that of one epoch."""
+    """The keys of all batches from the start of an epoch on."""
 
     batches: int
     epoch: int = 0
@@ -74,9 +70,6 @@ class EndlessKeys(Sampler[Key]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, counted from 0, that is iterated over next; Lightning does before each."""
         self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches
 
     def __iter__(self) -> Iterator[Key]:
         return ((epoch, batch) for epoch in itertools.count(self.epoch) for batch in range(self.batches))
@@ -88,7 +81,6 @@ class TrainingLoader:
     An epoch that does not follow on the last one, because that was cut short or training was resumed, starts anew.
 
     Args:
-        batches: what to load.
         num_workers: processes that make the batches; they stay from epoch to epoch, until `stop`.
         pin_memory: put batches where a GPU can fetch them without waiting.
     """

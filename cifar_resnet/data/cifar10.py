@@ -15,17 +15,17 @@ from filelock import FileLock
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
-from cifar_resnet.data.sources import ImageSet, Source
+from cifar_resnet.data.sources import ImageSet, SplitSource
 from cifar_resnet.errors import InputError
 
 DOWNLOAD_TIMEOUT = 30  # seconds after which a server that sends nothing is given up
 
 
-class Cifar10(Source):
+class Cifar10(SplitSource):
     """CIFAR-10's 50,000 training and 10,000 test images (Krizhevsky 2009, the official python archive).
 
     Args:
-        root: the folder in which they are looked for, unpacked or as the archive.
+        root: the folder in which `prepare` looks for them, unpacked or as the archive; they are read from there.
     """
 
     def __init__(self, root: str):
@@ -34,10 +34,8 @@ class Cifar10(Source):
     def prepare(self) -> None:
         """Unpack the archive into ``root``, downloading it first where it is not there; all or nothing.
 
-        Processes that call this at the same time wait for the first, and use what it has fetched.
-
-        Raises:
-            InputError: the archive is corrupt, or absent and cannot be downloaded; nothing is left behind then.
+        Processes that call this at the same time wait for the first, and use what it has fetched. `InputError` where
+        the archive is corrupt, or absent and cannot be downloaded; nothing is left behind then.
         """
         if self.root.is_file():
             raise InputError(
@@ -54,16 +52,8 @@ class Cifar10(Source):
                 "data=folder data.root=DIR (your own images)"
             ) from error
 
-    def train(self) -> ImageSet:
-        """Return the 50,000 training images, which have to be in ``root``: see `prepare`."""
-        return self._read(train=True)
-
-    def test(self) -> ImageSet:
-        """Return the 10,000 test images, which have to be in ``root``: see `prepare`."""
-        return self._read(train=False)
-
-    def _read(self, train: bool) -> ImageSet:
-        part = CIFAR10(self.root, train=train)
+    def _read(self, split: str) -> ImageSet:
+        part = CIFAR10(self.root, train=split == "train")
         # torchvision's array is a transposed view: copied once here, it need not be gathered anew for every batch
         return ImageSet(np.ascontiguousarray(part.data), np.asarray(part.targets, np.int64), tuple(part.classes))
 

@@ -21,10 +21,7 @@ MOST_WORKERS = 8  # of a device unless told otherwise; each augments some 50,000
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Return the mean and the (population) standard deviation of each channel, in units of the full range 0 to 1.
-
-    They are exact: they come from the 256-bin histogram of each channel of the images, uint8 ``[N, H, W, 3]``.
-    """
+    """Return the exact mean and (population) standard deviation of each channel, in 0 to 1; uint8 ``[N, H, W, 3]``."""
     levels = np.arange(256) / 255
     shares = [np.bincount(images[..., i].ravel(), minlength=256) / images[..., i].size for i in range(3)]
     means = [float(share @ levels) for share in shares]
@@ -43,8 +40,6 @@ class ImageDataModule(LightningDataModule):
     Args, beside those that `cifar_resnet.cli.schema.Data` describes with their ranges:
         source: offers the training and the test images, of which none are read before `setup` asks for them.
         batch_size: over all devices together, if gradients are not accumulated.
-        num_workers: None takes none on a CPU, where the network is what one waits for, and one for each spare core,
-            eight at most, beside an accelerator.
         seed: of the splits, the order and the augmentation.
         accumulate_grad_batches: batches in an optimizer step; an epoch leaves out those that would make a weaker one.
 
@@ -81,14 +76,10 @@ class ImageDataModule(LightningDataModule):
             self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what was not read before.
+        """Read what was not read before; `InputError` where images, or the sizes of their splits, cannot be used.
 
-        Args:
-            stage: ``test`` reads the test images alone; ``fit`` the training images and those that are watched or give
-                the statistics; None reads all.
-
-        Raises:
-            InputError: images cannot be used, or a split asks for more of them than there are.
+        The stage ``test`` reads the test images alone; ``fit`` the training images and those that are watched or give
+        the statistics; None reads all.
         """
         first_fit = stage != "test" and self.train is None
         if first_fit:
@@ -121,19 +112,11 @@ class ImageDataModule(LightningDataModule):
         return "val" if self.val_size else "test"
 
     def train_dataloader(self) -> TrainingLoader:
-        """Return the shuffled, augmented training batches.
-
-        Raises:
-            InputError: the devices cannot share a batch evenly, or an epoch has too few batches for one step.
-        """
+        """Return the shuffled, augmented batches; `InputError` where an epoch has too few for an optimizer step."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size % world_size:
-            raise InputError(
-                f"data.batch_size={self.batch_size} is shared by {world_size} devices: choose a multiple of it"
-            )
         fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
         workers = self._workers()
-        arrays = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")
+        arrays = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")  # forks inherit
         augmentation = Augmentation(IMAGE_SIZE, self.flip, self.cutout, fill)
         accumulated = self.accumulate_grad_batches
         batches = TrainingBatches(*arrays, augmentation, self.batch_size, self.seed, rank, world_size, accumulated)
@@ -148,8 +131,7 @@ class ImageDataModule(LightningDataModule):
     def _pad(self, fill: np.ndarray, shared: bool) -> tuple[Tensor, Tensor]:
         """Return the padded training images and their labels, which are in memory once, however many processes read.
 
-        They are moved to shared memory before ``train`` becomes a view of them, for a view would stay behind; forked
-        processes do not need it.
+        They are moved to shared memory before ``train`` becomes a view of them, for a view would stay behind.
         """
         train = _read(self.train)
         if self._padded is None or (shared and not self._padded[0].is_shared()):
@@ -182,7 +164,7 @@ class ImageDataModule(LightningDataModule):
         if self.num_workers is not None:
             return self.num_workers
         if self.trainer is None or self.trainer.strategy.root_device.type == "cpu":
-            return 0
+            return 0  # the network is what one waits for
         return min(MOST_WORKERS, suggested_max_num_workers(self.trainer.num_devices))
 
 
@@ -197,9 +179,7 @@ def _split(images: ImageSet, val_size: int, train_size: int | None, seed: int) -
             f"data.val_size={val_size} and data.train_size={train_size} together ask for more than the "
             f"{len(images):,} training images that there are"
         )
-    val = None
-    if val_size:
-        images, val = _stratified(images, val_size, seed)
+    images, val = _stratified(images, val_size, seed) if val_size else (images, None)
     if train_size is not None and train_size < len(images):
         _, images = _stratified(images, train_size, seed)
     return images, val

@@ -30,10 +30,9 @@ class Picture:
 
 
 def find(pattern: str) -> tuple[list[Path], list[Path]]:
-    """Return the files, and the folders, that a file name or a glob (``**`` goes into folders) matches, sorted.
+    """Return the files and the folders that a name or a glob (``**`` goes into folders) matches, sorted.
 
-    Raises:
-        InputError: no file matches.
+    `InputError` where no file does.
     """
     path = Path(pattern)
     if path.is_dir():
@@ -47,10 +46,7 @@ def find(pattern: str) -> tuple[list[Path], list[Path]]:
 
 
 def read_batches(files: Sequence[Path], size: int) -> Iterator[list[Picture | InputError]]:
-    """Yield what is in the files, ``size`` at a time, so that memory does not grow with their number.
-
-    In the place of a picture that cannot be read stands the error.
-    """
+    """Yield each file's picture, or the error why there is none, ``size`` at a time, so that memory does not grow."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(files), size):
             yield list(pool.map(_read_or_error, files[start : start + size]))
@@ -69,10 +65,7 @@ def read(file: Path) -> Picture:
     The file is of any format that Pillow knows, whatever its suffix. It becomes RGB of 8 bits: grey of 16 bits is
     divided by 257, and grey levels of unknown range (32 bits, floats) are stretched to 0 to 255. The shorter side is
     scaled to 32 pixels; of the longer side the middle is kept. Training images and images to predict are read by this
-    function alone, so both see the same pixels.
-
-    Raises:
-        InputError: the file cannot be read as an image.
+    function alone, so both see the same pixels. `InputError` where the file cannot be read as an image.
     """
     try:
         if file.exists() and not file.is_file():  # opening a pipe would wait for ever

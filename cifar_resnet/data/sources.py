@@ -46,50 +46,53 @@ class Source(ABC):
         """Read the test images, of the same classes; `InputError` where they are missing or cannot be used."""
 
 
-class InMemory(Source):
+class SplitSource(Source):
+    """A source that reads both of its parts alike."""
+
+    def train(self) -> ImageSet:
+        """Read the training images."""
+        return self._read("train")
+
+    def test(self) -> ImageSet:
+        """Read the test images."""
+        return self._read("test")
+
+    @abstractmethod
+    def _read(self, split: str) -> ImageSet: ...
+
+
+class InMemory(SplitSource):
     """Images that the caller has already: ``InMemory(train, test)``."""
 
     def __init__(self, train: ImageSet, test: ImageSet):
-        self._splits = train, test
+        self._splits = {"train": train, "test": test}
 
-    def train(self) -> ImageSet:
-        """Return the training images."""
-        return self._splits[0]
-
-    def test(self) -> ImageSet:
-        """Return the test images."""
-        return self._splits[1]
+    def _read(self, split: str) -> ImageSet:
+        return self._splits[split]
 
 
-class Digits(Source):
+class Digits(SplitSource):
     """scikit-learn's 1,797 handwritten digits, enlarged from 8×8 to 32×32 RGB: 1,437 to train, 360 to test.
 
     The set comes with scikit-learn, so it needs no download. The split is stratified and always the same.
     """
 
-    def train(self) -> ImageSet:
-        """Return the 1,437 training images."""
-        return self._read(part=0)
-
-    def test(self) -> ImageSet:
-        """Return the 360 test images."""
-        return self._read(part=1)
-
-    def _read(self, part: int) -> ImageSet:
+    def _read(self, split: str) -> ImageSet:
         from sklearn.datasets import load_digits  # noqa: PLC0415  (a second of imports that no other source needs)
         from sklearn.model_selection import train_test_split  # noqa: PLC0415
 
         bunch = load_digits()
         labels = bunch.target.astype(np.int64)
-        rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)[part]
+        train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+        rows = train if split == "train" else test
         grey = np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)
-        size, bicubic = (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC
-        images = [np.asarray(Image.fromarray(image).resize(size, bicubic).convert("RGB")) for image in grey]
-        return ImageSet(np.stack(images), labels[rows], tuple(map(str, bunch.target_names)))
+        large = [Image.fromarray(image).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC) for image in grey]
+        images = np.stack([np.asarray(image.convert("RGB")) for image in large])
+        return ImageSet(images, labels[rows], tuple(map(str, bunch.target_names)))
 
 
 @dataclass
-class Folder(Source):
+class Folder(SplitSource):
     """The images of ``root/train/CLASS/*`` and ``root/test/CLASS/*``; the folder names are the classes.
 
     Files that end in one of `SUFFIXES` are read, in the order of their names, as `cifar_resnet.data.images.read` does.
@@ -98,21 +101,12 @@ class Folder(Source):
         root: the folder that holds ``train`` and ``test``; of these only what is asked for need be there.
         resize: scale images of other sizes to 32×32, centre-cropping the longer side, instead of refusing them.
 
-    Raises:
-        InputError: on reading, if a folder is missing or empty, the classes of ``train`` and ``test`` differ where both
-            are there, or an image cannot be used.
+    Reading raises `InputError` if a folder is missing or empty, the classes of ``train`` and ``test`` differ where both
+    are there, or an image cannot be used.
     """
 
     root: str
     resize: bool = False
-
-    def train(self) -> ImageSet:
-        """Read the images below ``train``."""
-        return self._read("train")
-
-    def test(self) -> ImageSet:
-        """Read the images below ``test``."""
-        return self._read("test")
 
     def _read(self, split: str) -> ImageSet:
         # Both are listed, where both are there, before the slow part begins.

@@ -37,14 +37,11 @@ Run = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: its suffix, the packages it needs beside torch, and how such a file is written and run.
-
-    ``write`` takes the module, an example of its input, the class names as JSON, and the file.
-    """
+    """A file format: how such a file is written and run, and the packages that this needs beside torch."""
 
     suffix: str
     packages: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, str, Path], None]
+    write: Callable[[nn.Module, Tensor, str, Path], None]  # a module, an input for it, class names as JSON, the file
     load: Callable[[Path], Run]
 
 
@@ -71,9 +68,8 @@ class Probabilities(nn.Module):
 def export(config: Export) -> Path:
     """Write a checkpoint's classifier in another format; the file gets its name when it has been verified.
 
-    Raises:
-        InputError: something in the configuration cannot work, or the file does not do what the checkpoint does; no
-            file is left behind then.
+    `InputError` where something in the configuration cannot work, or the file does not do what the checkpoint does; no
+    file is left behind then.
     """
     chosen = FORMATS[config.format]
     missing = [name for name in chosen.packages if find_spec(name) is None]
@@ -123,12 +119,10 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-@torch.no_grad()
 def verify(run: Run, classifier: ImageClassifier) -> tuple[float, int]:
     """Compare an export with its checkpoint on the test digits and on noise, in batches of several sizes.
 
-    Returns:
-        The largest difference of a probability, NaN where one is no number, and the number of images.
+    Returns the largest difference of a probability, NaN where one is no number, and the number of images.
     """
     noise = np.random.default_rng(0).integers(0, 256, (64, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     images = torch.from_numpy(np.concatenate([Digits().test().images, noise]))

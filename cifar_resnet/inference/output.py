@@ -7,11 +7,7 @@ from cifar_resnet.errors import InputError
 
 
 def output_file(name: str, suffix: str) -> Path:
-    """Return the path of a file that can be written.
-
-    Raises:
-        InputError: the name does not end in ``suffix``, or there is no such folder, or one that cannot be written to.
-    """
+    """Return a file's path; `InputError` where it does not end in ``suffix``, or its folder cannot be written to."""
     path = Path(name)
     if path.suffix != suffix or path.is_dir():
         raise InputError(f"output={name}: give the name of a file that ends in {suffix}")

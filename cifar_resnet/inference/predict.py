@@ -38,13 +38,10 @@ class Prediction:
 
 
 def predict(config: Predict) -> int:
-    """Write the predictions to standard output and the sheet to its file; all else goes to standard error.
+    """Write the predictions to standard output, the sheet to its file, and all else to standard error.
 
-    Returns:
-        The number of files that could not be read.
-
-    Raises:
-        InputError: something in the configuration cannot work; nothing was written then.
+    Returns the number of files that could not be read. `InputError` where something in the configuration cannot work;
+    nothing was written then.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be read is said in one line; the rest was read
     warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in the name of a file
@@ -114,10 +111,9 @@ def write_table(batches: Iterable[list[Prediction]]) -> None:
     width = None if sys.stdout.isatty() else 1000  # a file has no edge at which to wrap
     console = Console(markup=False, highlight=False, emoji=False, width=width)
     widths = {name: cell_len(name) for name in ("most probable", "second", "third")}
-    shows_header = True
-    for batch in filter(None, batches):
+    for number, batch in enumerate(filter(None, batches)):
         tops = [[f"{name} {percent(probability)}" for name, probability in each.top] for each in batch]
-        table = Table(box=None, pad_edge=False, show_header=shows_header)
+        table = Table(box=None, pad_edge=False, show_header=number == 0)
         for name, *cells in zip(widths, *tops, strict=False):
             widths[name] = max(widths[name], *map(cell_len, cells))  # the columns stay where they are
             table.add_column(name, min_width=widths[name], no_wrap=True)
@@ -126,7 +122,6 @@ def write_table(batches: Iterable[list[Prediction]]) -> None:
         for top, prediction in zip(tops, batch, strict=True):
             table.add_row(*top, printable(prediction.picture.file), prediction.picture.note)
         console.print(table)
-        shows_header = False
 
 
 def write_json(batches: Iterable[list[Prediction]]) -> None:

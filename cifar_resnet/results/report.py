@@ -5,7 +5,7 @@ import json
 from datetime import date
 from pathlib import Path
 
-import jinja2
+from jinja2 import Environment, StrictUndefined
 from omegaconf import OmegaConf
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -21,14 +21,12 @@ def write_report(folder: Path) -> Path:
             ``reliability.png``; ``gallery.png`` where there were errors; ``curves.png`` where epochs were trained;
             ``lr_find.json`` and ``lr_find.png`` where the bounds were searched for.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "percent": _percent,
+        "percent": lambda share: "–" if share is None else f"{share:.2%}",
         "grouped": "{:,}".format,
         "duration": _duration,
-        "picture": lambda name: _picture(folder / name),
+        "picture": lambda name: f"data:image/png;base64,{base64.b64encode((folder / name).read_bytes()).decode()}",
     }
     configuration, search = (folder / "config.yaml").read_text(), folder / "lr_find.json"
     page = environment.from_string(TEMPLATE.read_text()).render(
@@ -43,14 +41,6 @@ def write_report(folder: Path) -> Path:
     report = folder / "report.html"
     report.write_text(page, encoding="utf-8")
     return report
-
-
-def _picture(file: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.2%}"
 
 
 def _duration(seconds: float) -> str:

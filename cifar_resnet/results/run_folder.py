@@ -51,12 +51,7 @@ class TrainResult:
 
 
 class RunFolder:
-    """The folder of a run; nothing is written beside the first device, and under ``trainer.fast_dev_run``.
-
-    Args:
-        config: what is run.
-        trainer: what runs it; its logger knows the folder.
-    """
+    """The folder of a run; nothing is written beside the first device, and under ``trainer.fast_dev_run``."""
 
     def __init__(self, config: Train | Evaluate, trainer: Trainer):
         self.config = config
@@ -97,10 +92,11 @@ class RunFolder:
 
     def finish(self, classifier: ImageClassifier, history: History, evaluator: Evaluator) -> TrainResult:
         """Show the summary; write ``summary.json`` and ``report.html``; log the hyperparameters with the result."""
-        assert evaluator.evaluation is not None
+        evaluation = evaluator.evaluation
+        assert evaluation is not None
         bounds = {name: classifier.hparams[name] for name in ("lr_min", "lr_max")}
         summary = {
-            "test_accuracy": evaluator.evaluation.accuracy.value,
+            "test_accuracy": evaluation.accuracy.value,
             "train_accuracy": history.epochs[-1].train_accuracy if history.epochs else None,
             "epochs": self.trainer.current_epoch,
             "train_seconds": history.seconds,
@@ -108,20 +104,16 @@ class RunFolder:
             **bounds,
             "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
             "seed": self.config.seed,
-            "misclassified": evaluator.evaluation.errors,
+            "misclassified": evaluation.errors,
             "device": device_name(self.trainer.strategy.root_device),
             "versions": versions(),
         }
         if self.logger is not None and self.path is not None:
             self._record(self.logger, self.path, summary)
         self.point_to_it()
+        accuracy = evaluation.accuracy.value
         return TrainResult(
-            accuracy=evaluator.evaluation.accuracy.value,
-            **bounds,
-            classifier=classifier.eval(),
-            evaluation=evaluator.evaluation,
-            summary=summary,
-            folder=self.path,
+            accuracy, **bounds, classifier=classifier.eval(), evaluation=evaluation, summary=summary, folder=self.path
         )
 
     def _record(self, logger: TensorBoardLogger, folder: Path, summary: dict[str, Any]) -> None:
@@ -159,7 +151,7 @@ def device_name(device: torch.device) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
+@rank_zero_only
 def print_once(line: str) -> None:
     """Print a line, once however many devices there are."""
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        get_console().print(line, highlight=False, soft_wrap=True)
+    get_console().print(line, highlight=False, soft_wrap=True)

@@ -151,13 +151,6 @@ def test_ranks_draw_differently() -> None:
     assert (batches[0] != batches[1]).any()
 
 
-def test_a_batch_that_the_devices_cannot_share_evenly_is_refused(tmp_path: Path) -> None:
-    data = make_data(batch_size=21)
-    data.trainer = make_trainer(tmp_path, devices=2)
-    with pytest.raises(InputError, match=r"data\.batch_size=21 is shared by 2 devices: choose a multiple"):
-        data.train_dataloader()
-
-
 class Recorder(LightningModule):
     """Remembers what it is given to train on."""
 
