@@ -166,7 +166,7 @@ def test_weights_that_diverged_are_refused(untrained: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "ckpt is not set"),
+        ([], "ckpt: Missing mandatory value"),
         (["ckpt=none.ckpt"], "ckpt=none.ckpt: no such file"),
         (["ckpt=CKPT", "format=tflite"], "format=tflite: expected onnx | torchscript | exported_program"),
         (["ckpt=CKPT", "output=a.pt"], "output=a.pt: give the name of a file that ends in .onnx"),
