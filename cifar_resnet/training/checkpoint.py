@@ -1,7 +1,7 @@
 """From a checkpoint file to its contents, or to the classifier in it."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ def read_checkpoint(path: str, key: str = "ckpt") -> dict[str, Any]:
     Raises:
         InputError: there is no such file, it cannot be read, or it is of another project.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{key}={path}: no such file; checkpoints are in lightning_logs/version_N/checkpoints/")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
