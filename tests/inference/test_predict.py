@@ -27,7 +27,7 @@ from cifar_resnet.training.classifier import ImageClassifier
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "predict.py"
 COLOUR = (200, 40, 90)
-LONG = "l" * 300
+LONG = "l" * 260
 """More than a file may be called."""
 
 
