@@ -162,7 +162,7 @@ def _classes(split: Path) -> tuple[str, ...]:
     if not classes:
         raise InputError(f"{split} has no class folders; put the images of each class into a folder of its own")
     for name in classes:
-        if not name.isprintable():  # nor can a report be written with it
+        if not name.isprintable():  # figures cannot be drawn with it, which shows only after training
             raise InputError(f"{printable(split / name)}: the name of a class cannot be printed: rename the folder")
     return classes
 
