@@ -29,6 +29,7 @@ IGNORED_WARNINGS = (
     ".*The dirpath has changed from",  # a resumed run has a folder of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own business
     ".*recommended to use `self.log\\(.*sync_dist",  # the metrics are gathered from all devices before they are logged
+    "Image size .* exceeds limit",  # such an image is refused by its name and size
     ".*`torch.jit.trace",  # how TensorBoard draws the graph
 )
 """Beginnings of warnings that tell the user nothing that can be acted on."""

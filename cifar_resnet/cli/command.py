@@ -20,18 +20,25 @@ from cifar_resnet.errors import InputError, one_line
 
 Job = Callable[[Any], object]
 
+LONGEST_LINE = 400  # of an error, which may quote whatever was typed; the middle of a longer one is left out
+
 
 def compose(name: str, *typed: str) -> Any:
     """Return an object of the command's class in `schema.COMMANDS`; raise `InputError` where it cannot be one."""
     try:
-        values = OmegaConf.to_container(_compose(name, typed), resolve=True, throw_on_missing=True)
-        return schema.COMMANDS[name].model_validate(values)
+        return schema.COMMANDS[name].model_validate(_resolve(_compose(name, typed), throw_on_missing=True))
+    except ValidationError as error:
+        raise InputError(schema.explain(error, name)) from error
+
+
+def _resolve(config: DictConfig, throw_on_missing: bool = False) -> Any:
+    """Return plain values; `InputError` where one is not set, or refers to what is not there."""
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=throw_on_missing)
     except MissingMandatoryValue as error:
         raise InputError(f"{error.full_key} is not set: give {error.full_key}=VALUE (--help says which)") from error
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    except ValidationError as error:
-        raise InputError(schema.explain(error, name)) from error
 
 
 def _compose(name: str, typed: Iterable[str]) -> DictConfig:
@@ -52,7 +59,9 @@ def run(name: str, job: Job) -> None:
     try:
         _run(name, job)
     except (InputError, HydraException, argparse.ArgumentError) as error:
-        print(f"{name}.py: {one_line(error)}", file=sys.stderr)
+        line = f"{name}.py: {one_line(error)}"
+        fits = len(line) <= LONGEST_LINE
+        print(line if fits else f"{line[: LONGEST_LINE // 2]} … {line[3 - LONGEST_LINE // 2 :]}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -96,6 +105,7 @@ def _call(job: Job, config: Any, line: Sequence[str]) -> None:
 
 def _show_help(name: str, config: DictConfig) -> None:
     """Print the head of the command's file, and each key with its value, its meaning and what it accepts."""
+    config = OmegaConf.create(_resolve(config))
     head = (overrides.CONFIGS / f"{name}.yaml").read_text().partition("\n\n")[0]
     print(head.replace("# ", ""), end="\n\n")
     for group in schema.COMMANDS[name].groups:
@@ -106,6 +116,6 @@ def _show_help(name: str, config: DictConfig) -> None:
         if key.partition(".")[0] != before.partition(".")[0] and "." in key + before:
             table.add_row()
         before = key
-        value = "" if OmegaConf.is_missing(config, key) else json.dumps(OmegaConf.select(config, key))
+        value = "" if OmegaConf.is_missing(config, key) else json.dumps(OmegaConf.select(config, key), default=str)
         table.add_row(key, value, f"{described['description']} ({schema.expected(described)})")
     Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import product
 from os.path import expanduser
@@ -12,10 +13,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from cifar_resnet.cli.schema import COMMANDS, describe
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import InputError, one_line
 
 CONFIGS = next(folder / "configs" for folder in Path(__file__).parents if (folder / "configs").is_dir())
 """The YAML files: beside the package in the repository, inside it where it was installed."""
+MOST_BRACKETS = 50  # in a value that is no text: what reads lists in lists in lists goes no deeper than Python's stack
 
 
 def read_override(typed: str, command: str) -> str:
@@ -50,23 +52,30 @@ def _parse(typed: str, command: str) -> Override:
     if parts is None:
         raise InputError(f"cannot read {typed!r}: write KEY=VALUE")
     sign, key, value = parts.groups()
-    keys, parser = describe(COMMANDS[command]), OverridesParser.create()
+    keys = describe(COMMANDS[command])
     calls = tuple(other.removesuffix("_target_") for other in keys if other.endswith("_target_"))
     is_argument = key.startswith(calls) and not key.endswith("_target_")  # Hydra knows those of a file
     known = (*keys, *COMMANDS[command].groups)
     if not is_argument and not any(f"{other}.".startswith(f"{key}.") for other in known):
         raise InputError(no_such_key(key, command))
     if sign == "~" and is_argument:
-        return parser.parse_override(typed)
+        return _read(typed)
     if sign == "~" or value is None:
         raise InputError(f"{typed}: write {key}=VALUE")
     start = f"{sign if is_argument else ''}{key}="
     value = expanduser(value) if value.startswith("~/") else value  # a shell leaves it as it is behind a =
+    if sum(map(value.count, "[{(")) <= MOST_BRACKETS:
+        with suppress(InputError):
+            return _read(start + value)
+    quoted = re.sub(r"(\\*)('|\Z)", lambda end: 2 * end[1] + end[2].replace("'", r"\'"), value)
+    return _read(f"{start}'{quoted}'")
+
+
+def _read(line: str) -> Override:
     try:
-        return parser.parse_override(start + value)
-    except HydraException:
-        quoted = value.replace("'", r"\'")
-        return parser.parse_override(f"{start}'{quoted}'")
+        return OverridesParser.create().parse_override(line)
+    except (HydraException, ValueError) as error:  # Python reads no number of more than 4,300 digits
+        raise InputError(f"cannot read {line!r}: {one_line(error)}") from error
 
 
 def choices(group: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
@@ -14,7 +14,10 @@ from cifar_resnet.errors import InputError
 
 def writable_folder(name: str) -> str:
     """Return the name of a folder of this machine that is there, or can be made; raise `InputError` for another."""
-    place = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists()).absolute()
+    try:
+        place = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists()).absolute()
+    except OSError as error:
+        raise InputError(f"{name} cannot be a folder ({error.strerror})") from error
     if "://" in name or not (place.is_dir() and os.access(place, os.W_OK)):
         raise InputError(f"{name if '://' in name else place} is not a folder that can be written to")
     return name
@@ -210,6 +213,7 @@ COMMANDS = {"train": Train, "lr_find": LrFind, "evaluate": Evaluate, "predict": 
 KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
 
 
+@cache
 def describe(section: type[BaseModel], prefix: str = "") -> dict[str, dict[str, Any]]:
     """Return each key of a section, and of the sections in it, with its JSON schema."""
     keys: dict[str, dict[str, Any]] = {}

@@ -37,7 +37,7 @@ class Cifar10(SplitSource):
         Processes that call this at the same time wait for the first, and use what it has fetched. `InputError` where
         the archive is corrupt, or absent and cannot be downloaded; nothing is left behind then.
         """
-        if self.root.is_file():
+        if os.path.isfile(self.root):
             raise InputError(
                 f"data.root={self.root} is a file: name the folder that holds {CIFAR10.filename}, or will hold it"
             )

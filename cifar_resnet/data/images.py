@@ -1,6 +1,5 @@
 """From any image file that Pillow reads to the 32×32 RGB pixels that a classifier takes."""
 
-import glob
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from cifar_resnet.data.files import is_special, printable
 from cifar_resnet.errors import InputError, one_line
 
 IMAGE_SIZE = 32  # height and width in pixels of every image that is trained on, evaluated or predicted
@@ -27,22 +27,6 @@ class Picture:
     pixels: np.ndarray
     size: tuple[int, int]
     note: str
-
-
-def find(pattern: str) -> tuple[list[Path], list[Path]]:
-    """Return the files and the folders that a name or a glob (``**`` goes into folders) matches, sorted.
-
-    `InputError` where no file does.
-    """
-    path = Path(pattern)
-    if path.is_dir():
-        raise InputError(f"images={pattern} is a folder: give images='{path / '*'}' for what is in it")
-    found = {path} if path.is_file() else {Path(name) for name in glob.glob(str(path), recursive=True)}
-    folders = {path for path in found if path.is_dir()}
-    files = sorted(found - folders)
-    if not files:
-        raise InputError(f"images={pattern}: no file matches; give a file or a quoted pattern such as 'photos/*.jpg'")
-    return files, sorted(folders)
 
 
 def read_batches(files: Sequence[Path], size: int) -> Iterator[list[Picture | InputError]]:
@@ -68,9 +52,10 @@ def read(file: Path) -> Picture:
     function alone, so both see the same pixels. `InputError` where the file cannot be read as an image.
     """
     try:
-        if file.exists() and not file.is_file():  # opening a pipe would wait for ever
-            raise OSError("it is not a regular file")
-        with Image.open(file) as image:
+        if is_special(file):
+            raise OSError("it is a pipe, a socket or a device")
+        with Image.open(file) as image:  # which decodes no pixel yet
+            _refuse_too_large(*image.size)
             notes = ["first frame only"] if getattr(image, "is_animated", False) else []
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 notes.append("turned upright")
@@ -78,6 +63,9 @@ def read(file: Path) -> Picture:
             if image.mode in {"I", "F"}:
                 notes.append("grey levels stretched")
             rgb = _to_rgb(image)
+    except Image.DecompressionBombError as error:
+        what = f"{one_line(error)}: scale it down to {Image.MAX_IMAGE_PIXELS:,} pixels at most"
+        raise InputError(f"{printable(file)} cannot be read as an image ({what})") from error
     except Exception as error:  # Pillow's readers raise whatever the bytes of a broken file provoke
         unknown = isinstance(error, UnidentifiedImageError) and "Pillow knows no such format"
         reason = unknown or getattr(error, "strerror", None) or one_line(error)
@@ -87,6 +75,12 @@ def read(file: Path) -> Picture:
         notes.append(f"scaled from {width}×{height}" + (", centre-cropped" if width != height else ""))
         rgb = ImageOps.fit(rgb, (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     return Picture(file, np.asarray(rgb), size, ", ".join(notes))
+
+
+def _refuse_too_large(width: int, height: int) -> None:
+    """Raise where Pillow only warns, and then takes a gigabyte; it raises the same itself for twice as many pixels."""
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"{width:,}×{height:,} pixels are too many")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -106,8 +100,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_grey(levels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.round(levels).astype(np.uint8)).convert("RGB")
-
-
-def printable(file: Path) -> str:
-    """Return the file's name for one line of a terminal: control and undecodable characters as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(file))

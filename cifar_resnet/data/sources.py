@@ -1,5 +1,6 @@
 """Where images come from: each source reads its training and its test images, decoded, into memory, when asked."""
 
+import sys
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifar_resnet.data.images import IMAGE_SIZE, printable, read
+from cifar_resnet.data.files import first_of, is_special, printable
+from cifar_resnet.data.images import IMAGE_SIZE, read
 from cifar_resnet.errors import InputError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in a `Folder`, in any case
@@ -111,8 +113,8 @@ class Folder(SplitSource):
     def _read(self, split: str) -> ImageSet:
         # Both are listed, where both are there, before the slow part begins.
         both = Path(self.root, "train"), Path(self.root, "test")
-        splits = [path for path in both if path.name == split or path.is_dir()]
         try:
+            splits = [path for path in both if path.name == split or path.is_dir()]
             found = [_classes(path) for path in splits]
             classes = found[0]
             odd = ", ".join(sorted(set(classes) ^ set(found[-1])))
@@ -122,9 +124,11 @@ class Folder(SplitSource):
                 )
             if len(classes) < 2:
                 raise InputError(f"{splits[0]} has only the class {classes[0]!r}: a classifier needs two or more")
-            files = {path.name: _files(path, classes) for path in splits}[split]
+            files, special = {path.name: _files(path, classes) for path in splits}[split]
         except OSError as error:
             raise InputError(f"data.root={self.root} cannot be read ({error}): check its permissions") from error
+        if special:
+            _say(f"{first_of(special)}: a pipe, socket or device, skipped")
         images = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
             for index, image in enumerate(pool.map(self._pixels, [file for file, _ in files])):
@@ -150,18 +154,35 @@ def _classes(split: Path) -> tuple[str, ...]:
         raise InputError(
             f"{split}: no such folder; data=folder needs data.root/train and data.root/test, one folder a class"
         )
-    classes = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
+    visible = sorted(path for path in split.iterdir() if not path.name.startswith("."))
+    for path in visible:
+        if not path.exists():  # a class may be missing
+            raise InputError(f"{printable(path)} is a link that leads nowhere: repair or remove it")
+    classes = tuple(path.name for path in visible if path.is_dir())
     if not classes:
         raise InputError(f"{split} has no class folders; put the images of each class into a folder of its own")
-    return tuple(classes)
+    for name in classes:
+        if not name.isprintable():  # figures cannot be drawn with it, which shows only after training
+            raise InputError(f"{printable(split / name)}: the name of a class cannot be printed: rename the folder")
+    return classes
 
 
-def _files(split: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
-    """List each image file with its label, in the order of the classes and then of the names."""
-    labelled = []
+def _files(split: Path, classes: tuple[str, ...]) -> tuple[list[tuple[Path, int]], list[Path]]:
+    """List each image file with its label, in the order of the classes and then of the names; and what is no file."""
+    labelled, special = [], []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (split / name).iterdir() if path.suffix.lower() in SUFFIXES)
+        named = sorted(path for path in (split / name).iterdir() if path.suffix.lower() in SUFFIXES)
+        odd = [path for path in named if is_special(path)]
+        found = [(path, label) for path in named if path not in odd]
         if not found:
             raise InputError(f"{split / name} has no images ({' '.join(SUFFIXES)}); add some, or remove the folder")
-        labelled += [(path, label) for path in found]
-    return labelled
+        labelled += found
+        special += odd
+    return labelled, special
+
+
+def _say(line: str) -> None:
+    """Write a line to standard error, once however many devices there are."""
+    from lightning.pytorch.utilities import rank_zero_only  # noqa: PLC0415  (reading alone does not wait for it)
+
+    rank_zero_only(print)(line, file=sys.stderr)

@@ -9,7 +9,11 @@ from cifar_resnet.errors import InputError
 def output_file(name: str, suffix: str) -> Path:
     """Return a file's path; `InputError` where it does not end in ``suffix``, or its folder cannot be written to."""
     path = Path(name)
-    if path.suffix != suffix or path.is_dir():
+    try:
+        usable = path.suffix == suffix and (path.is_file() or not os.path.lexists(path))
+    except OSError as error:
+        raise InputError(f"output={name} cannot be written ({error.strerror})") from error
+    if not usable:
         raise InputError(f"output={name}: give the name of a file that ends in {suffix}")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"output={name}: the folder {path.parent} does not exist or cannot be written to")

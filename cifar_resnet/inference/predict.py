@@ -1,6 +1,7 @@
 """What a trained classifier sees in any images, and where it looked."""
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,8 @@ from rich.table import Table
 from cifar_resnet.analysis.drawing import draw_cards, percent, shorten
 from cifar_resnet.analysis.gradcam import explain_images
 from cifar_resnet.cli.schema import Predict
-from cifar_resnet.data.images import Picture, find, printable, read_batches
+from cifar_resnet.data.files import Found, find, first_of, printable
+from cifar_resnet.data.images import Picture, read_batches
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference.output import output_file
 from cifar_resnet.training.checkpoint import load_classifier
@@ -40,30 +42,40 @@ class Prediction:
 def predict(config: Predict) -> int:
     """Write the predictions to standard output, the sheet to its file, and all else to standard error.
 
-    Returns the number of files that could not be read. `InputError` where something in the configuration cannot work;
-    nothing was written then.
+    Returns the number of files and folders that could not be read. `InputError` where something in the configuration
+    cannot work; nothing was written then.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be read is said in one line; the rest was read
     warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in the name of a file
     sheet = output_file(config.output, ".png")
-    files, folders = find(config.images)
-    if sheet.resolve() in {file.resolve() for file in files}:
+    found = find(config.images)
+    if os.path.realpath(sheet) in map(os.path.realpath, found.files):
         raise InputError(f"output={sheet} is one of the images: give it another name, or images a narrower pattern")
     classifier = load_classifier(config.ckpt, config.trust)
     classifier.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
     messages = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
-    if folders and "**" not in config.images:
-        others = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
-        messages.print(f"{printable(folders[0])}{others}: a folder, skipped; the pattern ** goes into folders")
+    for line in _unread(found, config.images):
+        messages.print(line)
     shown: list[Prediction] = []
     skipped: list[InputError] = []
-    WRITERS[config.format](_predictions(classifier, files, messages, skipped, shown, config.sheet))
-    line = f"images predicted: {len(files) - len(skipped):,}, files skipped: {len(skipped):,}"
+    WRITERS[config.format](_predictions(classifier, found.files, messages, skipped, shown, config.sheet))
+    predicted = len(found.files) - len(skipped)
+    skipped += found.errors
+    line = f"images predicted: {predicted:,}, files skipped: {len(skipped):,}"
     if shown:
         draw_predictions(classifier, shown, messages).savefig(sheet)
         line += f", sheet: {sheet}"
     messages.print(line)
     return len(skipped)
+
+
+def _unread(found: Found, pattern: str) -> Iterator[str]:
+    """Say what the pattern matches that is no file to read."""
+    if found.folders and "**" not in pattern:
+        yield f"{first_of(found.folders)}: a folder, skipped; the pattern ** goes into folders"
+    if found.special:
+        yield f"{first_of(found.special)}: a pipe, socket or device, skipped"
+    yield from (f"{problem}: skipped" for problem in found.errors)
 
 
 def _predictions(

@@ -141,6 +141,19 @@ def test_what_cannot_be_used_is_answered_with_what_to_do(refusal: Callable[..., 
     assert words in refusal(*typed.split())
 
 
+@pytest.mark.parametrize("value", ["9" * 5_000, "[" * 300 + "]" * 300, "[" * 50 + "]" * 50])
+def test_what_python_cannot_read_is_a_text_like_any_other(refusal: Callable[..., str], value: str) -> None:
+    line = refusal(f"data.batch_size={value}")
+    assert line.startswith("train.py: data.batch_size=")
+    assert line.endswith(": expected a whole number from 1 to 65,536\n")
+    assert len(line) <= command.LONGEST_LINE + 1
+
+
+@pytest.mark.parametrize("option", ["--help", "-m"])
+def test_a_reference_to_what_is_not_there_is_refused_with_any_option(refusal: Callable[..., str], option: str) -> None:
+    assert "seed: Interpolation key 'nope' not found" in refusal("seed=${nope}", option)
+
+
 def test_a_wrong_value_is_shown_as_it_is_typed(refusal: Callable[..., str]) -> None:
     assert refusal("data.batch_size=abc") == "train.py: data.batch_size=abc: expected a whole number from 1 to 65,536\n"
     assert "data.batch_size=null:" in refusal("data.batch_size=null")
@@ -154,6 +167,7 @@ def test_a_place_that_cannot_be_written_to(
     file.touch()
     assert f"{file} is not a folder" in refusal(f"trainer.default_root_dir={file}")
     assert f"{file} is not a folder" in refusal(f"trainer.default_root_dir={file}/below")
+    assert "File name too long" in refusal(f"trainer.default_root_dir={'l' * 260}")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +180,9 @@ def test_a_place_that_cannot_be_written_to(
         "it's, mine",
         "epoch=3-step=4.ckpt",
         "C:\\photos\\x",
+        "C:\\photos\\",
+        "it's\\",
+        "\\'",
         "a{b}",
         "#1",
     ],
@@ -183,7 +200,7 @@ def test_home_is_found_behind_an_equals_sign(run: Run, monkeypatch: pytest.Monke
 
 
 @settings(deadline=None)
-@given(path=st.text(st.characters(exclude_categories=("C",), exclude_characters="'\"\\"), min_size=1))
+@given(path=st.text(st.characters(exclude_categories=("C",), exclude_characters="'\""), min_size=1))
 def test_any_path_is_read_as_it_is_or_as_a_plain_value(path: str) -> None:
     try:
         typed = read_override(f"ckpt_path={path}", "train")

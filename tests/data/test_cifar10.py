@@ -154,6 +154,7 @@ def test_an_interrupted_download_leaves_nothing_behind(
 
 def test_a_root_that_cannot_be_a_folder(official: SimpleNamespace, tmp_path: Path) -> None:
     fails(official.served, "is a file", "name the folder")
+    fails(tmp_path / ("l" * 300), "File name too long")
     fails(official.served / "data", "could not be downloaded", "Not a directory")
     assert official.served.is_file()
 

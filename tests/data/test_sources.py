@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from cifar_resnet.data.files import printable
 from cifar_resnet.data.images import read
 from cifar_resnet.data.sources import Digits, Folder, ImageSet
 from cifar_resnet.errors import InputError
@@ -238,8 +240,60 @@ def test_broken_images_are_named(pets: Path) -> None:
     broken.mkdir()
     refused(pets, str(broken), "repair or remove it")
     broken.rmdir()
-    os.mkfifo(broken)
-    refused(pets, str(broken), "not a regular file", "repair or remove it")
+    for target in ("nowhere", broken.name):
+        broken.symlink_to(target)
+        refused(pets, str(broken), "repair or remove it")
+        broken.unlink()
+
+
+def test_pipes_sockets_and_devices_are_no_images(pets: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("train/cat/pipe.png", "train/dog/pipe.png", "test/cat/pipe.png"):
+        os.mkfifo(pets / name)
+    (pets / "train/cat/noise.png").symlink_to("/dev/urandom")
+    assert well_formed(Folder(str(pets)).train(), 4)
+    assert capfd.readouterr() == ("", f"{pets}/train/cat/noise.png and 2 more: a pipe, socket or device, skipped\n")
+    (pets / "test/cat/a.png").unlink()
+    refused(pets, "test/cat has no images")
+
+
+def test_a_folder_that_leads_back_to_itself_is_a_class_like_any_other(pets: Path) -> None:
+    (pets / "train" / "loop").symlink_to(".")
+    refused(pets, "only in one of them: loop")
+    (pets / "test" / "loop").symlink_to("..")
+    refused(pets, "train/loop has no images")
+
+
+@pytest.mark.parametrize("target", ["nowhere", "cow"])
+def test_a_class_behind_a_link_that_leads_nowhere_is_said(pets: Path, target: str) -> None:
+    (pets / "train" / "cow").symlink_to(target)
+    refused(pets, f"{pets}/train/cow is a link that leads nowhere: repair or remove it")
+    (pets / "train" / "cow").rename(pets / "train" / ".cow")  # what editors leave beside a file
+    assert well_formed(Folder(str(pets)).train(), 4)
+
+
+@pytest.mark.parametrize(("name", "shown"), [("black\ncat", r"black\ncat"), (os.fsdecode(b"ch\xe4t"), r"ch\udce4t")])
+def test_a_class_needs_a_name_that_can_be_printed(pets: Path, name: str, shown: str) -> None:
+    (pets / "train" / "cat").rename(pets / "train" / name)
+    refused(pets, f"train/{shown}: ", "rename the folder")
+
+
+@pytest.mark.parametrize("name", ["line\nbreak.png", os.fsdecode(b"bytes\xff.png")])
+def test_an_image_may_have_any_name(pets: Path, name: str) -> None:
+    image = pets / "train" / "cat" / name
+    (pets / "train" / "cat" / "b.png").rename(image)
+    assert well_formed(Folder(str(pets)).train(), 4)
+    image.write_bytes(b"")
+    refused(pets, f"train/cat/{printable(name)} cannot be read", "repair or remove it")
+
+
+def test_a_name_that_is_too_long_is_said(pets: Path) -> None:
+    refused(pets / ("l" * 300), "data.root=", "File name too long")
+
+
+def test_an_image_of_absurd_size_is_named(pets: Path) -> None:
+    Image.new("1", (13_000, 13_000)).save(pets / "train/cat/huge.png")
+    with warnings.catch_warnings(action="ignore"):
+        refused(pets, "train/cat/huge.png", "13,000×13,000 pixels are too many", "scale it down", resize=True)
 
 
 @settings(deadline=None)

@@ -13,12 +13,13 @@ import torch
 from conftest import make_classifier, make_data, make_trainer
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from rich.console import Console
 
 from cifar_resnet.analysis.drawing import CAPTION_HEIGHT, CARD_GAP, IMAGE_SIDE, LONE_IMAGE_SIDE
 from cifar_resnet.cli.command import compose
-from cifar_resnet.data.images import find, printable, read, read_batches
+from cifar_resnet.data.files import printable
+from cifar_resnet.data.images import read, read_batches
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference import predict as prediction
 from cifar_resnet.inference.predict import BATCH_SIZE, classify, predict
@@ -26,6 +27,8 @@ from cifar_resnet.training.classifier import ImageClassifier
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "predict.py"
 COLOUR = (200, 40, 90)
+LONG = "l" * 260
+"""More than a file may be called."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def spoil(folder: Path) -> list[str]:
     (folder / "text.jpg").write_text("not an image")
     (folder / "empty.png").touch()
     (folder / "link.png").symlink_to("nowhere")
-    os.mkfifo(folder / "pipe.png")
+    (folder / "circle.png").symlink_to("circle.png")
     (folder / "whole.jpg").unlink()
     return sorted(path.name for path in folder.iterdir())
 
@@ -163,10 +166,19 @@ def test_of_the_longer_side_the_middle_is_kept(tmp_path: Path) -> None:
         assert (read(tmp_path / name).pixels == (255, 0, 0)).all()
 
 
-def test_a_picture_that_moves_shows_its_first_frame(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["gif", "png", "tif", "webp"])
+def test_of_a_picture_that_moves_the_first_frame_alone_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    file = tmp_path / f"moving.{kind}"
     frames = [Image.new("RGB", (32, 32), colour) for colour in (COLOUR, "blue", "green")]
-    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    found = read(tmp_path / "moving.gif")
+    options = {"lossless": True} if kind == "webp" else {}
+    frames[0].save(file, save_all=True, append_images=frames[1:], **options)
+    loaded = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: (loaded.append(image.tell()), load(image))[1])
+    found = read(file)
+    assert set(loaded) == {0}
     assert (found.pixels == COLOUR).all()
     assert found.note == "first frame only"
 
@@ -179,26 +191,19 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(refused.value)
 
 
-def test_files_are_found_in_the_order_of_their_names(here: Path) -> None:
-    for name in ("b.png", "a.png", "c.jpg", "[x] 1.png", "deep/er/d.png"):
-        file = here / "photos" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    folder = Path("photos")
-    assert find("photos/?.png") == ([folder / "a.png", folder / "b.png"], [])
-    assert find("photos/[x] 1.png") == ([folder / "[x] 1.png"], [])
-    files, folders = find("photos/*")
-    assert (len(files), folders) == (4, [folder / "deep"])
-    assert folder / "deep/er/d.png" in find("photos/**")[0]
-    assert find(str(here / "photos" / "**" / "d.png"))[0] == [here / "photos/deep/er/d.png"]
-
-
 @pytest.mark.parametrize(
-    ("pattern", "hint"), [("photos", r"photos/\*"), ("none/*.jpg", "no file matches"), ("pho*", "no file matches")]
+    ("side", "what"), [(13_000, "13,000×13,000 pixels are too many"), (20_000, "400000000 pixels")]
 )
-def test_a_pattern_without_files_is_refused(here: Path, pattern: str, hint: str) -> None:
-    with pytest.raises(InputError, match=f"images={pattern.replace('*', '.')}.*{hint}"):
-        find(pattern)
+def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, what: str
+) -> None:
+    Image.new("1", (side, side)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it is decoded"))
+    with warnings.catch_warnings(action="ignore"), pytest.raises(InputError) as refused:
+        read(tmp_path / "huge.png")
+    assert str(refused.value).startswith(f"{tmp_path / 'huge.png'} cannot be read as an image (")
+    assert what in str(refused.value)
+    assert str(refused.value).endswith("scale it down to 89,478,485 pixels at most)")
 
 
 def test_files_are_read_batch_by_batch(tmp_path: Path) -> None:
@@ -211,13 +216,6 @@ def test_files_are_read_batch_by_batch(tmp_path: Path) -> None:
         file.unlink()  # what is not read yet is not in memory
     assert [picture.file for picture in first if not isinstance(picture, InputError)] == files[:3]
     assert [[isinstance(picture, InputError) for picture in batch] for batch in batches] == [[True] * 3, [True]]
-
-
-@given(st.text(st.characters(codec=None, exclude_characters="\0"), min_size=1))
-def test_a_files_name_takes_one_line(name: str) -> None:
-    shown = printable(Path(name))
-    assert shown.isprintable()
-    assert shown.encode()
 
 
 def plain_top(checkpoint: Path, file: Path) -> list[tuple[str, float]]:
@@ -344,6 +342,29 @@ def test_one_unreadable_file_is_skipped_and_the_exit_code_says_so(
     assert not Path("new.png").exists()
 
 
+def test_what_is_no_file_to_read_is_named_and_the_rest_predicted(
+    here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And no picture twice, although a link leads in a circle."""
+    noise(0).save("photos/a.png")
+    for name in ("first.png", "second.png"):
+        os.mkfifo(f"photos/{name}")
+    assert run_script(monkeypatch, f"ckpt={checkpoint}", "images=photos/**", "format=json") == 0
+    out, err = capfd.readouterr()
+    assert [entry["file"] for entry in json.loads(out)] == ["photos/a.png"]
+    assert err.splitlines()[:-1] == ["photos/first.png and 1 more: a pipe, socket or device, skipped"]
+    Path("photos/up").symlink_to("..")
+    Path("photos/circle.png").symlink_to("circle.png")
+    assert run_script(monkeypatch, f"ckpt={checkpoint}", "images=photos/**", "format=json") == 1
+    out, err = capfd.readouterr()
+    assert [entry["file"] for entry in json.loads(out)] == ["photos/a.png"]
+    assert err.splitlines()[1:] == [
+        "photos/up is a link to a folder, and ** follows none: skipped",
+        "photos/circle.png cannot be read as an image (Too many levels of symbolic links): skipped",
+        "images predicted: 1, files skipped: 2, sheet: predictions.png",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -364,6 +385,10 @@ def test_one_unreadable_file_is_skipped_and_the_exit_code_says_so(
             "output=none/a.png: the folder none does not exist",
         ),
         (["ckpt=CKPT", "images=photos/*", "output=photos/a.png"], "output=photos/a.png is one of the images"),
+        (["ckpt=CKPT", "images=photos/*", f"output={LONG}.png"], f"output={LONG}.png cannot be written (File name too"),
+        (["ckpt=CKPT", "images=photos/*", "output=/dev/.png"], "output=/dev/.png: give the name of a file"),
+        (["ckpt=CKPT", f"images={LONG}"], f"images={LONG}: no file matches"),
+        ([f"ckpt={LONG}", "images=photos/*"], f"ckpt={LONG}: no such file"),
     ],
     ids=lambda value: "" if isinstance(value, list) else value,
 )
