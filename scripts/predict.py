@@ -1,6 +1,14 @@
 """Classify any images, and see where the network looked: `python scripts/predict.py --help` shows the keys."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends without a traceback until there is a listener
+
 import sys
+
+from cifar_resnet import interruption
+
+interruption.listen()  # before what takes a moment to import
 
 from cifar_resnet.cli.command import run
 from cifar_resnet.cli.schema import Predict

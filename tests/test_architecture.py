@@ -17,7 +17,7 @@ FLOORS = (
     {"lr", "analysis"},
     {"training"},
     {"models", "data", "cli"},
-    {"errors"},
+    {"errors", "interruption"},
 )
 """From top to bottom; a file imports from lower floors only, and within its own folder."""
 LONGEST_FILE = 250

@@ -1,9 +1,12 @@
 """From a command line to a job: compose the configuration, check it, call; without torch until the job imports it."""
 
 import argparse
+import errno
 import json
 import os
+import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,20 +18,24 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from cifar_resnet.cli import overrides, schema
-from cifar_resnet.errors import InputError, one_line
+from cifar_resnet import interruption
+from cifar_resnet.cli import overrides, wording
+from cifar_resnet.cli.schema import COMMANDS
+from cifar_resnet.errors import Finished, InputError, RunError, one_line
+from cifar_resnet.interruption import Answer, Interrupted
 
 Job = Callable[[Any], object]
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 LONGEST_LINE = 400  # of an error, which may quote whatever was typed; the middle of a longer one is left out
 
 
 def compose(name: str, *typed: str) -> Any:
-    """Return an object of the command's class in `schema.COMMANDS`; raise `InputError` where it cannot be one."""
+    """Return an object of the command's class in `COMMANDS`; raise `InputError` where it cannot be one."""
     try:
-        return schema.COMMANDS[name].model_validate(_resolve(_compose(name, typed), throw_on_missing=True))
+        return COMMANDS[name].model_validate(_resolve(_compose(name, typed), throw_on_missing=True))
     except ValidationError as error:
-        raise InputError(schema.explain(error, name)) from error
+        raise InputError(wording.explain(error, name)) from error
 
 
 def _resolve(config: DictConfig, throw_on_missing: bool = False) -> Any:
@@ -54,19 +61,49 @@ def _compose(name: str, typed: Iterable[str]) -> DictConfig:
 def run(name: str, job: Job) -> None:
     """Call a job with the configuration of the command ``name`` as the command line changes it.
 
-    Whatever the user can cause ends as one line on standard error and exit code 2; a traceback means a bug.
+    What ends it is one line on standard error. Exit code 2: something that the user gave; 1: something that happened to
+    a run that had begun; 128 + n: signal n. A traceback means a bug.
     """
+    threading.excepthook = _report_thread
+    if _is_further_device():
+        interruption.end_with_parent()
     try:
-        _run(name, job)
+        with interruption.answering(Answer.RAISE):
+            _run(name, job)
     except (InputError, HydraException, argparse.ArgumentError) as error:
         line = f"{name}.py: {one_line(error)}"
         fits = len(line) <= LONGEST_LINE
         print(line if fits else f"{line[: LONGEST_LINE // 2]} … {line[3 - LONGEST_LINE // 2 :]}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SystemExit as stop:  # Lightning ends an interrupted training with 1
-        sys.exit(130 if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
+    except RunError as error:
+        sys.exit(f"{name}.py: {one_line(error)}")
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        sys.exit(f"{name}.py: {error.filename or 'the run folder'} cannot be written ({error.strerror}): make room")
+    except Interrupted as stop:
+        _say_how_to_go_on(name)
+        sys.exit(stop.exit_code)
+
+
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """Leave a full disk to the main thread, which TensorBoard's writing thread tells of it."""
+    if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in NO_ROOM):
+        threading.__excepthook__(failure)
+
+
+def _is_further_device() -> bool:
+    """Whether this process was started for another device than the first of this machine."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def _say_how_to_go_on(name: str) -> None:
+    if _is_further_device():
+        sys.exit()  # the first device speaks for all, and Lightning would kill it if another one failed
+    if name == "train":
+        typed = [word for word in sys.argv[1:] if not word.startswith("ckpt_path=")]
+        line = shlex.join(["python", sys.argv[0], *typed, "ckpt_path=last"])
+        print(f"interrupted; it goes on with: {line}", file=sys.stderr)
 
 
 def _run(name: str, job: Job) -> None:
@@ -88,15 +125,17 @@ def _run(name: str, job: Job) -> None:
         for config, line in [(compose(name, *line), line) for line in lines]:  # all are checked before the first runs
             _call(job, config, line)
     else:
-        job(compose(name, *options.overrides))
+        _call(job, compose(name, *options.overrides), sys.argv[1:])
 
 
 def _call(job: Job, config: Any, line: Sequence[str]) -> None:
-    """Do one of several jobs, and leave the process as it was: a process that it starts is to do this job alone."""
+    """Do one job, perhaps of several, and leave the process as it was: one that it starts is to do this job alone."""
     arguments, environment = sys.argv, dict(os.environ)
     sys.argv = [arguments[0], *line]
     try:
         job(config)
+    except Finished as done:
+        print(done)
     finally:  # the ranks that Lightning leaves there would be taken for those of the next job
         sys.argv = arguments
         os.environ.clear()
@@ -108,14 +147,14 @@ def _show_help(name: str, config: DictConfig) -> None:
     config = OmegaConf.create(_resolve(config))
     head = (overrides.CONFIGS / f"{name}.yaml").read_text().partition("\n\n")[0]
     print(head.replace("# ", ""), end="\n\n")
-    for group in schema.COMMANDS[name].groups:
+    for group in COMMANDS[name].groups:
         print(f"  {group}={' | '.join(overrides.choices(group))}")
     table = Table("key", "value", "meaning", box=None, pad_edge=False)
     before = ""
-    for key, described in schema.describe(schema.COMMANDS[name]).items():
+    for key, described in wording.describe(COMMANDS[name]).items():
         if key.partition(".")[0] != before.partition(".")[0] and "." in key + before:
             table.add_row()
         before = key
         value = "" if OmegaConf.is_missing(config, key) else json.dumps(OmegaConf.select(config, key), default=str)
-        table.add_row(key, value, f"{described['description']} ({schema.expected(described)})")
+        table.add_row(key, value, f"{described['description']} ({wording.expected(described)})")
     Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)

@@ -12,7 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from cifar_resnet.cli.schema import COMMANDS, describe
+from cifar_resnet.cli.schema import COMMANDS
+from cifar_resnet.cli.wording import describe
 from cifar_resnet.errors import InputError, one_line
 
 CONFIGS = next(folder / "configs" for folder in Path(__file__).parents if (folder / "configs").is_dir())

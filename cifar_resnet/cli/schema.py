@@ -1,13 +1,12 @@
 """Every key of every command: its type, range and meaning. The defaults are in ``configs/`` alone."""
 
-import json
 import os
-from functools import cache, partial
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cifar_resnet.errors import InputError
 
@@ -107,6 +106,12 @@ class LrSearch(Section):
     highest: Rate = Field(description="rate at which a sweep ends")
 
 
+class Checkpoint(Section):
+    minutes: float = Field(
+        gt=0, le=100_000, description="from one within an epoch to the next; each epoch ends with one"
+    )
+
+
 class Classifier(Section):
     temperature: float = Field(ge=1e-3, le=1e3, description="softmax temperature: logits = network outputs / it")
     label_smoothing: float = Field(ge=0, le=1, description="share of the target that is spread over all classes")
@@ -147,12 +152,13 @@ class Trainer(Device):
 class Train(Section):
     groups = ("data", "model", "optimizer", "experiment")
     seed: int = Field(ge=0, le=2**32 - 1, description="of weights, splits, order, augmentation and the search")
-    ckpt_path: Text | None = Field(description="go on from this checkpoint of an interrupted run")
+    ckpt_path: Text | None = Field(description="last: go on with the newest unfinished run like this; or a checkpoint")
     data: Data
     model: Model
     optimizer: Optimizer
     schedule: Schedule
     lr_search: LrSearch
+    checkpoint: Checkpoint
     classifier: Classifier
     gallery: Gallery
     trainer: Trainer
@@ -210,38 +216,3 @@ class Export(Trained):
 
 COMMANDS: dict[str, type[Section]]
 COMMANDS = {"train": Train, "lr_find": LrFind, "evaluate": Evaluate, "predict": Predict, "export": Export}
-KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
-
-
-@cache
-def describe(section: type[BaseModel], prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Return each key of a section, and of the sections in it, with its JSON schema."""
-    keys: dict[str, dict[str, Any]] = {}
-    for name, described in section.model_json_schema()["properties"].items():
-        if "$ref" in described:
-            keys |= describe(get_type_hints(section)[name], f"{prefix}{name}.")
-        else:
-            keys[f"{prefix}{name}"] = described
-    return keys
-
-
-def expected(described: dict[str, Any]) -> str:
-    """Say what a key with this JSON schema accepts."""
-    if "anyOf" in described:
-        return ", or ".join(map(expected, described["anyOf"]))
-    if "enum" in described or "const" in described:
-        return " | ".join(map(str, described.get("enum", [described.get("const")])))
-    kind = KINDS.get(described["type"], described["type"].replace("array", "a list"))
-    low = f"from {described['minimum']:,}" if "minimum" in described else "above 0"
-    return f"{kind} {low} to {described['maximum']:,}" if "maximum" in described else kind
-
-
-def explain(error: ValidationError, command: str) -> str:
-    """Put the first thing that is wrong with a configuration into a line: the key, its value, what it accepts."""
-    first, keys = error.errors()[0], describe(COMMANDS[command])
-    place = ".".join(map(str, first["loc"]))
-    key = next((other for other in keys if f"{place}.".startswith(f"{other}.")), None)  # a place may be in a list
-    if key is None or first["type"] in {"value_error", "missing"}:
-        return f"{place}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-    value = first["input"]
-    return f"{key}={value if isinstance(value, str) else json.dumps(value)}: expected {expected(keys[key])}"

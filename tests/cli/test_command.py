@@ -1,10 +1,12 @@
 """The scripts as processes: quick to answer, without the heavy packages, with the right exit code."""
 
+import errno
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import make_classifier, make_data, make_trainer
@@ -12,6 +14,8 @@ from lightning.pytorch import Callback
 
 from cifar_resnet.cli import command
 from cifar_resnet.cli.overrides import CONFIGS
+from cifar_resnet.errors import Finished, InputError, RunError
+from cifar_resnet.interruption import Interrupted
 
 SCRIPTS = CONFIGS.parent / "scripts"
 HEAVY = ("torch", "lightning", "albumentations", "sklearn", "matplotlib", "torchvision", "torchmetrics")
@@ -90,21 +94,74 @@ def test_bad_images_end_in_one_line(tmp_path: Path) -> None:
 def test_an_interrupted_training_ends_quietly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Lightning catches Ctrl-C, tears down, ignores further ones and exits by itself."""
-
     class Impatient(Callback):
         def on_train_batch_end(self, *_: object) -> None:
-            raise KeyboardInterrupt
+            raise Interrupted(signal.SIGTERM)
 
     def train(config: object) -> None:
         data = make_data()
         make_trainer(tmp_path, callbacks=[Impatient()]).fit(make_classifier(data), data)
 
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", "model.width=2", "ckpt_path=last"])
     with pytest.raises(SystemExit) as stopped:
         command.run("train", train)
-    assert stopped.value.code == 130
-    err = capfd.readouterr().err
-    assert "Traceback" not in err
-    assert "Error executing job" not in err
+    assert stopped.value.code == 143
+    said = capfd.readouterr().err.strip()
+    assert said == "interrupted; it goes on with: python scripts/train.py model.width=2 ckpt_path=last"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("seed: no"), 2, "train.py: seed: no"),
+        (RunError("a.ckpt cannot be saved"), "train.py: a.ckpt cannot be saved", ""),
+        (OSError(errno.ENOSPC, "No space left on device", "x.png"), "train.py: x.png cannot be written", ""),
+        (OSError(errno.EROFS, "Read-only file system"), "train.py: the run folder cannot be written", ""),
+        (Interrupted(signal.SIGINT), 130, "interrupted; it goes on with: python train.py ckpt_path=last"),
+    ],
+)
+def test_what_ends_a_command_is_a_line_and_an_exit_code(
+    error: BaseException,
+    code: int | str,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def end(config: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as stopped:
+        command.run("train", end)
+    assert str(stopped.value.code).startswith(str(code))  # a text is printed, and means 1
+    assert capfd.readouterr().err.strip() == line
+
+
+def test_what_is_done_already_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a sweep too, so that the same command goes on with one that was interrupted."""
+
+    def finished(config: Any) -> None:
+        raise Finished(f"version_{config.seed} is finished")
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=3,4"])
+    command.run("train", finished)
+    assert capsys.readouterr().out == "version_3 is finished\nversion_4 is finished\n"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_command_starts_ends_it_quietly(signum: int, tmp_path: Path) -> None:
+    code = f"import sys; sys.argv = ['train.py', 'seed=1']; exec(open({str(SCRIPTS / 'train.py')!r}).read())"
+    hook = f"""
+import os, sys
+from cifar_resnet import interruption
+interruption.listen()
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "pydantic":
+            os.kill(os.getpid(), {int(signum)})
+sys.meta_path.insert(0, Stop())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", hook + code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "", "")

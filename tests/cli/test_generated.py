@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from cifar_resnet.cli import command
 from cifar_resnet.cli.overrides import CONFIGS
-from cifar_resnet.cli.schema import COMMANDS, describe
+from cifar_resnet.cli.schema import COMMANDS
+from cifar_resnet.cli.wording import describe
 
 SCRIPTS = CONFIGS.parent / "scripts"
 LINES = int(os.environ.get("GENERATED_LINES", "1000"))

@@ -323,17 +323,6 @@ def test_cfg_job_shows_what_would_run(run: Run, capsys: pytest.CaptureFixture[st
     assert yaml.safe_load(capsys.readouterr().out)["seed"] == 5
 
 
-def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    def interrupted(config: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    with pytest.raises(SystemExit) as stopped:
-        command.run("train", interrupted)
-    assert stopped.value.code == 130
-    assert capfd.readouterr() == ("", "")
-
-
 def test_a_mistake_in_the_project_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(config: object) -> None:
         raise ZeroDivisionError

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from cifar_resnet.analysis.gradcam import METHODS
 from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.overrides import CONFIGS, choices
-from cifar_resnet.cli.schema import COMMANDS, describe, expected, explain
+from cifar_resnet.cli.schema import COMMANDS
+from cifar_resnet.cli.wording import describe, expected, explain
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference.export import FORMATS
 
