@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
 from cifar_resnet.callbacks.progress import StepProgressBar
+from cifar_resnet.callbacks.resumption import ResumableCheckpoint
 from cifar_resnet.cli.schema import Evaluate, Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import Source
@@ -26,11 +27,13 @@ IGNORED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # images are in memory: see `ImageDataModule`
     ".*AMP with fp16 is not supported on CPU",  # the experiment says it in its own words
     "You passed in a `val_dataloader` but have no `validation_step`",  # the search looks at the training loss alone
-    ".*The dirpath has changed from",  # a resumed run has a folder of its own
+    ".*The dirpath has changed from",  # a run that goes on from another's checkpoint has a folder of its own
+    "Checkpoint directory .* exists and is not empty",  # one that goes on with its own has the same
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own business
     ".*recommended to use `self.log\\(.*sync_dist",  # the metrics are gathered from all devices before they are logged
     "Image size .* exceeds limit",  # such an image is refused by its name and size
     ".*`torch.jit.trace",  # how TensorBoard draws the graph
+    ".*functional.all_gather is deprecated",  # Lightning's own business
 )
 """Beginnings of warnings that tell the user nothing that can be acted on."""
 
@@ -39,6 +42,7 @@ def prepare(seed: int) -> None:
     """Seed everything and set up the process."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.strategies.launchers").setLevel(logging.INFO)  # says which device has ended
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -100,9 +104,11 @@ def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback]) -> Tr
         own.append(RichModelSummary(max_depth=2))
     if in_terminal and config.trainer.enable_progress_bar:
         own.append(StepProgressBar())
-    own.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
-    if isinstance(config, Train) and config.data.val_size:
+    if isinstance(config, Train) and config.data.val_size:  # before the next one, which keeps what it is compared with
         own.append(ModelCheckpoint(filename="best", enable_version_counter=False, monitor="val/accuracy", mode="max"))
+    if isinstance(config, Train):
+        own.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
+        own.append(ResumableCheckpoint(config.checkpoint.minutes))
     options |= {
         "logger": TensorBoardLogger(config.trainer.default_root_dir, "lightning_logs", default_hp_metric=False),
         "callbacks": [*callbacks, *own],

@@ -45,7 +45,7 @@ def before_data(config: Train, trainer: Trainer) -> Mapping[str, Any]:
     if config.ckpt_path is None:
         return {}
     checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path")
-    _check_resumable(config, checkpoint)
+    _check_resumable(config, checkpoint, trainer.world_size)
     return checkpoint
 
 
@@ -115,10 +115,15 @@ def try_classifier(config: Train) -> ImageClassifier:
     return classifier
 
 
-def _check_resumable(config: Train, checkpoint: Mapping[str, Any]) -> None:
+def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int) -> None:
     schedulers = checkpoint.get("lr_schedulers")
     if not (isinstance(schedulers, list) and schedulers and isinstance(schedulers[0], dict)):
         raise InputError(f"ckpt_path={config.ckpt_path} holds weights alone: there is no training in it to resume")
+    if checkpoint.get("devices", devices) != devices:  # older versions did not say
+        raise InputError(
+            f"ckpt_path={config.ckpt_path} was trained on {checkpoint['devices']} devices, not {devices}: resume with "
+            "as many, which share each batch in the same way"
+        )
     before = checkpoint["hyper_parameters"]
     now = {
         "trainer.max_epochs": config.trainer.max_epochs,

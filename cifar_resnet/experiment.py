@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
+from torch.distributed import DistError
 
-from cifar_resnet import checks
+from cifar_resnet import checks, interruption
 from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
 from cifar_resnet.build import build_classifier, build_data, build_trainer, prepare
 from cifar_resnet.callbacks.evaluator import Evaluator
@@ -14,9 +15,11 @@ from cifar_resnet.callbacks.history import History
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.cli.schema import Evaluate, LrFind, Train
 from cifar_resnet.data.datamodule import ImageDataModule
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import InputError, RunError
+from cifar_resnet.interruption import Answer
 from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep
 from cifar_resnet.results.run_folder import RunFolder, TrainResult, device_name, print_once
+from cifar_resnet.results.unfinished import find_unfinished
 from cifar_resnet.training.checkpoint import check_classes, load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -30,10 +33,13 @@ def train(config: Train) -> TrainResult:
 
     Raises:
         InputError: something in the configuration cannot work; found before training, nothing was written then.
+        RunError: what had begun cannot go on; the last checkpoint is there.
+        Finished: ``ckpt_path`` leads to a run that is at its end.
     """
     prepare(config.seed)
     history, outputs = History(), OutputCollector()
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
+    config, unfinished = find_unfinished(config)
     trainer = build_trainer(config, [history, outputs, evaluator, gallery])
     checkpoint = checks.before_data(config, trainer)
     gallery.check(checks.try_classifier(config))
@@ -41,13 +47,19 @@ def train(config: Train) -> TrainResult:
     checks.after_data(config, data, checkpoint)
     classifier = build_classifier(with_bounds_of(checkpoint, config), data)
     announce(config, data, classifier, trainer)
-    found = find_bounds(config, classifier, data, trainer) if trainer.is_global_zero else None
-    run = RunFolder(config, trainer)
-    run.begin(found)
-    run.log_graph(classifier)
-    trainer.fit(classifier, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
-    trainer.test(classifier, datamodule=data, verbose=False)
-    return run.finish(classifier, history, evaluator)
+    with RunFolder(config, trainer, unfinished, checkpoint.get("global_step", 0)) as run:
+        if trainer.is_global_zero:
+            run.record_search(find_bounds(config, classifier, data, trainer))
+        run.log_graph(classifier)
+        try:
+            with interruption.answering(Answer.NOTE):
+                trainer.fit(classifier, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
+            trainer.test(classifier, datamodule=data, verbose=False)
+        except RuntimeError as error:
+            if trainer.world_size > 1 and ("gloo" in str(error) or isinstance(error, DistError)):
+                raise RunError("the process of another device has ended: go on with ckpt_path=last") from error
+            raise
+        return run.finish(classifier, history, evaluator)
 
 
 def find_lr(config: LrFind) -> LrSearch:
@@ -66,7 +78,8 @@ def find_lr(config: LrFind) -> LrSearch:
     announce(config, data, classifier, trainer)
     found = find_bounds(config, classifier, data, trainer)
     assert found is not None
-    RunFolder(config, trainer).begin(found)
+    with RunFolder(config, trainer) as run:
+        run.record_search(found)
     bounds = f"schedule.lr_min={found.bounds.lr_min:g} schedule.lr_max={found.bounds.lr_max:g}"
     print_once(f"train with them: the same keys behind python scripts/train.py, and {bounds}")
     return found
@@ -90,14 +103,13 @@ def evaluate(config: Evaluate) -> Evaluation:
     data = read_images(config, "test")
     check_classes(f"ckpt={config.ckpt}", classifier.classes, data.classes)
     print_once(f"data: {count_images(data)}, on {device_name(trainer.strategy.root_device)}")
-    run = RunFolder(config, trainer)
-    run.begin()
-    trainer.test(classifier, datamodule=data, verbose=False)
-    assert evaluator.evaluation is not None
-    if trainer.is_global_zero:
-        print_evaluation(evaluator.evaluation)
-    run.point_to_it()
-    return evaluator.evaluation
+    with RunFolder(config, trainer) as run:
+        trainer.test(classifier, datamodule=data, verbose=False)
+        assert evaluator.evaluation is not None
+        if trainer.is_global_zero:
+            print_evaluation(evaluator.evaluation)
+        run.point_to_it()
+        return evaluator.evaluation
 
 
 def read_images(config: Train | Evaluate, stage: str | None = None) -> ImageDataModule:

@@ -231,6 +231,14 @@ def test_a_checkpoint_of_another_run_is_refused(trained: Path, typed: str, words
     assert words in refused(train, *SMALL, f"ckpt_path={trained}", typed)
 
 
+def test_a_checkpoint_of_several_devices_is_refused_on_one(trained: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(trained, weights_only=True)
+    del checkpoint["sha256"]
+    other = tmp_path / "other.ckpt"
+    torch.save(checkpoint | {"devices": 2}, other)
+    assert "was trained on 2 devices, not 1" in refused(train, *SMALL, f"ckpt_path={other}")
+
+
 def test_a_checkpoint_of_other_classes_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, part in zip(("train", "test"), digits(), strict=True):
         renamed = replace(part, classes=tuple("abcdefghij"))

@@ -1,8 +1,10 @@
 """What happened in each epoch: a line in the terminal, the train and test curves, and the time that training took."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from rich import get_console
 
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import RunError
 from cifar_resnet.lr.figure import BLUE, ORANGE
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -29,26 +31,53 @@ class Epoch:
 
 
 class History(Callback):
-    """Times the optimizer's work, reports each epoch and keeps its figures.
+    """Times the optimizer's work, reports each epoch and keeps its figures; a checkpoint holds them.
 
     Attributes:
         epochs: one entry an epoch of this run.
         images: images trained on, over all devices.
         seconds: time of the optimizer's epochs alone, evaluation left out.
+        resumed: how often the run was gone on with after an interruption.
     """
 
     def __init__(self) -> None:
         self.epochs: list[Epoch] = []
         self.images = 0
         self.seconds = 0.0
+        self.resumed = 0
         self._clock: float | None = None  # when it was started; None while it stands still
         self._before = 0.0  # seconds, when the epoch began
         self._evaluated = False
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it; the clock goes on."""
+        if self._clock is not None:
+            self._stop()
+            self._start()
+        kept = {name: getattr(self, name) for name in ("images", "seconds", "resumed", "_before")}
+        return kept | {"epochs": [asdict(epoch) for epoch in self.epochs]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint was made."""
+        vars(self).update(state_dict)
+        self.epochs = [Epoch(**epoch) for epoch in state_dict["epochs"]]
+        self.resumed += 1
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Note where the epoch begins."""
         self._before, self._evaluated = self.seconds, False
-        self._start()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock; stop a training that has diverged, as seen from the last step whose loss was logged.
+
+        Raises:
+            RunError: the loss is not finite any more.
+        """
+        if self._clock is None:
+            self._start()
+        loss = trainer.logged_metrics.get("step/loss")
+        if loss is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._check(loss.item(), trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[no-untyped-def]
         """Count the images."""
@@ -59,16 +88,14 @@ class History(Callback):
         self._stop()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on where an epoch is evaluated more than once."""
+        """Note that there was one."""
         self._evaluated = True
-        if not trainer.sanity_checking:
-            self._start()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep and print the epoch's figures.
 
         Raises:
-            InputError: the training loss is not a number any more.
+            RunError: the loss is not finite any more.
         """
         assert isinstance(pl_module, ImageClassifier)
         self._stop()
@@ -82,11 +109,7 @@ class History(Callback):
         self.epochs.append(epoch)
         if trainer.is_global_zero:
             get_console().print(_line(epoch, trainer.max_epochs, name), highlight=False, soft_wrap=True)
-        if epoch.train_loss != epoch.train_loss:
-            raise InputError(
-                f"training diverged in epoch {epoch.number} (the loss is not a number): "
-                f"lower schedule.lr_max, now {pl_module.hparams['lr_max']:g}"
-            )
+        self._check(epoch.train_loss, trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the curves, and leave them in ``curves.png`` in the run's folder."""
@@ -94,6 +117,10 @@ class History(Callback):
             figure = draw_curves(self.epochs, pl_module.hparams["validation_name"])
             figure.savefig(Path(trainer.logger.log_dir) / "curves.png")
             trainer.logger.experiment.add_figure("curves", figure, trainer.global_step)
+
+    def _check(self, loss: float, trainer: Trainer) -> None:
+        if not isfinite(loss):
+            raise divergence(trainer, f"the loss is {loss}")
 
     def _start(self) -> None:
         _synchronize()
@@ -104,6 +131,15 @@ class History(Callback):
             _synchronize()
             self.seconds += time.perf_counter() - self._clock
             self._clock = None
+
+
+def divergence(trainer: Trainer, what: str) -> RunError:
+    """Return the error that says where training diverged, by what one sees it, and what to do."""
+    rate = trainer.optimizers[0].param_groups[0]["lr"]
+    return RunError(
+        f"training diverged at step {trainer.global_step} (epoch {trainer.current_epoch + 1}), at a rate of {rate:.3g} "
+        f"({what}): lower schedule.lr_max, or try trainer.gradient_clip_val=1 optimizer.fused=false"
+    )
 
 
 def _synchronize() -> None:

@@ -1,6 +1,7 @@
 """Batches: every training batch is a pure function of (seed, epoch, batch, rank), whoever makes it, and when."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cifar_resnet.data.augment import Augmentation
+from cifar_resnet.interruption import SIGNALS
 
 Batch = tuple[Tensor, Tensor]  # images, uint8 ``[N, 32, 32, 3]``, and labels, int64 ``[N]``
 Key = tuple[int, int]  # which batch: epoch and place in it, both counted from 0
@@ -62,23 +64,25 @@ def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 @dataclass(eq=False)
 class EndlessKeys(Sampler[Key]):
-    """The keys of all batches from the start of an epoch on."""
+    """The keys of all batches from ``first``, counted over all epochs, on."""
 
     batches: int
     epoch: int = 0
+    first: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, counted from 0, that is iterated over next; Lightning does before each."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Key]:
-        return ((epoch, batch) for epoch in itertools.count(self.epoch) for batch in range(self.batches))
+        return (divmod(place, self.batches) for place in itertools.count(self.first))
 
 
 class TrainingLoader:
     """Loads an epoch at a time, while its workers go on with the next one during evaluation and checkpoints.
 
-    An epoch that does not follow on the last one, because that was cut short or training was resumed, starts anew.
+    An epoch that does not follow on the last one, because that was cut short, starts anew. One that was interrupted
+    goes on behind its last batch, which a checkpoint holds.
 
     Args:
         num_workers: processes that make the batches; they stay from epoch to epoch, until `stop`.
@@ -89,8 +93,15 @@ class TrainingLoader:
         self.batches = batches
         self.sampler = EndlessKeys(len(batches))
         self.loader = DataLoader(
-            batches, batch_size=None, sampler=self.sampler, num_workers=num_workers, pin_memory=pin_memory
+            batches,
+            batch_size=None,
+            sampler=self.sampler,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_signals_to_the_run,
+            generator=torch.Generator(),  # else starting workers anew draws from the network's random numbers
         )
+        self._resumed = 0  # which batch to begin at, counted over all epochs, where it is one of the epoch
         self.stop()
 
     def __len__(self) -> int:
@@ -103,10 +114,26 @@ class TrainingLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # All of this runs at the first batch, not earlier: Lightning asks for an iterator before it sets the epoch.
-        first = self.sampler.epoch * len(self)
+        epoch = range(self.sampler.epoch * len(self), (self.sampler.epoch + 1) * len(self))
+        first = self._resumed if self._resumed in epoch else epoch.start
         if self._due != first:
+            self.sampler.first = first
             self.stop()
             self._stream = iter(self.loader)
-        for batch in range(first, first + len(self)):
+        for batch in range(first, epoch.stop):
             self._due = batch + 1
             yield next(self._stream)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return which batch comes next, counted over all epochs."""
+        return {"next": self._due}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the epoch that was interrupted go on where it was."""
+        self._resumed = state["next"]
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Ignore what ends a run: it needs its workers for the step that it finishes."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)

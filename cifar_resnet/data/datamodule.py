@@ -69,6 +69,7 @@ class ImageDataModule(LightningDataModule):
         self.test: ImageSet | None = None
         self._padded: tuple[Tensor, Tensor] | None = None
         self._loader: TrainingLoader | None = None
+        self._place: dict[str, int] = {}
 
     def prepare_data(self) -> None:
         """Have the source fetch what is not on this machine yet, unless its images were read before."""
@@ -101,6 +102,14 @@ class ImageDataModule(LightningDataModule):
         """Let the workers go, for after a failure Lightning calls this and not `teardown`."""
         self.teardown("fit")
 
+    def state_dict(self) -> dict[str, int]:
+        """Return how far training has come; Lightning's own way loses it where a schedule asks for the steps."""
+        return self._loader.state_dict() if self._loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let training go on there."""
+        self._place = state_dict
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names, by label."""
@@ -126,6 +135,8 @@ class ImageDataModule(LightningDataModule):
                 f"only {len(batches.labels) // batches.batch_size} batches: lower one of the two"
             )
         self._loader = TrainingLoader(batches, workers, pin_memory=self._on_gpu())
+        if self._place:
+            self._loader.load_state_dict(self._place)
         return self._loader
 
     def _pad(self, fill: np.ndarray, shared: bool) -> tuple[Tensor, Tensor]:

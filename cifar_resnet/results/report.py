@@ -2,8 +2,10 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from omegaconf import OmegaConf
@@ -11,15 +13,16 @@ from omegaconf import OmegaConf
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Write ``report.html`` into the folder of a finished training run, and return its path.
 
     The page is complete in itself: pictures and style are inside, it has no script and asks nothing of any network.
 
     Args:
-        folder: holds ``config.yaml``, ``summary.json``, ``evaluation.json``, ``confusion_matrix.png`` and
-            ``reliability.png``; ``gallery.png`` where there were errors; ``curves.png`` where epochs were trained;
-            ``lr_find.json`` and ``lr_find.png`` where the bounds were searched for.
+        folder: holds ``config.yaml``, ``evaluation.json``, ``confusion_matrix.png`` and ``reliability.png``;
+            ``gallery.png`` where there were errors; ``curves.png`` where epochs were trained; ``lr_find.json`` and
+            ``lr_find.png`` where the bounds were searched for.
+        summary: what ``summary.json`` will hold.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
@@ -34,7 +37,8 @@ def write_report(folder: Path) -> Path:
         day=date.today().isoformat(),
         config=OmegaConf.create(configuration),
         configuration=configuration,
-        **{name: json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "evaluation")},
+        summary=summary,
+        evaluation=json.loads((folder / "evaluation.json").read_text()),
         search=json.loads(search.read_text()) if search.exists() else None,
         pictures={file.name for file in folder.glob("*.png")},
     )

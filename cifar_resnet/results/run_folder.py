@@ -1,17 +1,20 @@
 """What a run leaves: its folder, its summary, and the same in the terminal."""
 
 import copy
+import itertools
 import json
 import platform
-from contextlib import redirect_stdout
+import shutil
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,9 +25,11 @@ from cifar_resnet.analysis.metrics import Evaluation
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.history import History
 from cifar_resnet.cli.schema import Evaluate, Train
-from cifar_resnet.errors import one_line
+from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.lr.search import LrSearch, write_lr_search
 from cifar_resnet.results.report import write_report
+from cifar_resnet.results.unfinished import CONFIG, LOCK, busy
+from cifar_resnet.training.checkpoint_io import remove_leftovers
 from cifar_resnet.training.classifier import ImageClassifier
 
 
@@ -51,24 +56,59 @@ class TrainResult:
 
 
 class RunFolder:
-    """The folder of a run; nothing is written beside the first device, and under ``trainer.fast_dev_run``."""
+    """The folder of a run, which is its own as long as it lasts; nothing is written beside the first device.
 
-    def __init__(self, config: Train | Evaluate, trainer: Trainer):
+    Nor is anything under ``trainer.fast_dev_run``. In a ``with`` block: a run that an `InputError` ends leaves no
+    folder.
+
+    Args:
+        config: what is run.
+        trainer: what runs it; from here on it logs to the folder.
+        unfinished: the folder of an earlier run that goes on; None claims the next ``version_N``.
+        step: the optimizer step it goes on from; TensorBoard forgets what was logged behind it.
+    """
+
+    def __init__(self, config: Train | Evaluate, trainer: Trainer, unfinished: Path | None = None, step: int = 0):
         self.config = config
         self.trainer = trainer
-        logger = trainer.logger if trainer.is_global_zero else None
-        self.logger = logger if isinstance(logger, TensorBoardLogger) else None
-        self.path = Path(self.logger.log_dir) if self.logger else None
+        self.path: Path | None = None
+        self.logger: TensorBoardLogger | None = None
         self.chosen = config.model_dump(by_alias=True, exclude_unset=True)
-
-    def begin(self, found: LrSearch | None = None) -> None:
-        """Make the folder, with the configuration and what the search saw in it."""
-        if self.logger is None or self.path is None:
+        self._is_new = unfinished is None
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(yaml.safe_dump(self.chosen, sort_keys=False))
-        print_once(f"run folder: {self.path}")
-        if found is None:
+        logs = Path(config.trainer.default_root_dir, "lightning_logs")
+        try:
+            self.path, self._lock = _lock_folder(unfinished) if unfinished else _claim_version(logs)
+        except Timeout as error:
+            raise busy(unfinished) from error
+        self.logger = trainer.logger = TensorBoardLogger(
+            logs.parent,
+            logs.name,
+            version=int(self.path.name.removeprefix("version_")),
+            default_hp_metric=False,
+            purge_step=None if self._is_new else step,
+        )
+        remove_leftovers(self.path / "checkpoints")
+        if self._is_new:
+            _replace(self.path / CONFIG, yaml.safe_dump(self.chosen, sort_keys=False))
+        print_once(f"run folder: {self.path}" + ("" if self._is_new else f", goes on after step {step}"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.path is None:
+            return
+        self._lock.release()
+        if self._is_new and kind is not None and issubclass(kind, InputError):
+            shutil.rmtree(self.path)
+            with suppress(OSError):  # it has others
+                self.path.parent.rmdir()
+
+    def record_search(self, found: LrSearch | None) -> None:
+        """Write and log what the search saw, where there was one."""
+        if found is None or self.logger is None or self.path is None:
             return
         facts = {
             "optimizer": self.chosen["optimizer"],
@@ -101,6 +141,7 @@ class RunFolder:
             "epochs": self.trainer.current_epoch,
             "train_seconds": history.seconds,
             "images_per_second": history.images / history.seconds if history.seconds else None,
+            "resumed": history.resumed,
             **bounds,
             "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
             "seed": self.config.seed,
@@ -122,11 +163,13 @@ class RunFolder:
             if key != "versions":
                 table.add_row(key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
         get_console().print(table)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         metrics = {f"hp/{key}": summary[key] for key in ("test_accuracy", "train_seconds")}
-        logger.log_hyperparams(self.chosen | {"found": {key: summary[key] for key in ("lr_min", "lr_max")}}, metrics)
+        found = {key: summary[key] for key in ("lr_min", "lr_max")}
+        # At the last step, so that TensorBoard forgets them where a run goes on that was killed after this.
+        logger.log_hyperparams(self.chosen | {"found": found}, metrics, step=self.trainer.global_step)
         logger.finalize("success")
-        write_report(folder)
+        write_report(folder, summary)
+        _replace(folder / "summary.json", json.dumps(summary, indent=1) + "\n")  # a run that has it is at its end
         if summary["misclassified"] == 0:
             print_once("no test image was misclassified: the gallery is empty")
 
@@ -155,3 +198,45 @@ def device_name(device: torch.device) -> str:
 def print_once(line: str) -> None:
     """Print a line, once however many devices there are."""
     get_console().print(line, highlight=False, soft_wrap=True)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file under another name first: whoever finds it finds all of it."""
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _claim_version(logs: Path) -> tuple[Path, FileLock]:
+    """Make and lock the next ``version_N``; `mkdir` and the lock let one process alone have it.
+
+    The last one is taken where a run was killed before it had written down there what it is.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    numbers = (path.name.removeprefix("version_") for path in logs.glob("version_*"))
+    last = max(map(int, filter(str.isdecimal, numbers)), default=-1)
+    for number in itertools.count(max(last, 0)):
+        path = logs / f"version_{number}"
+        if number > last:
+            with suppress(FileExistsError):
+                path.mkdir()
+        if _is_unused(path):
+            with suppress(Timeout, PermissionError):
+                _, lock = _lock_folder(path)
+                if _is_unused(path):
+                    return path, lock
+                lock.release()
+    raise AssertionError("there is always a next number")
+
+
+def _lock_folder(path: Path) -> tuple[Path, FileLock]:
+    lock = FileLock(path / LOCK)
+    lock.acquire(blocking=False)
+    return path, lock
+
+
+def _is_unused(folder: Path) -> bool:
+    try:
+        return {file.name for file in folder.iterdir()} <= {LOCK, f".{CONFIG}"}
+    except OSError:  # no folder, or not ours
+        return False

@@ -6,7 +6,7 @@ import pytest
 from conftest import make_classifier, make_data, make_trainer
 
 from cifar_resnet.callbacks.history import History
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import RunError
 
 
 def test_an_entry_an_epoch_with_its_own_evaluation_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,5 +27,5 @@ def test_images_and_seconds_are_those_of_training(tmp_path: Path) -> None:
 def test_training_that_diverges_is_stopped(tmp_path: Path) -> None:
     data = make_data()
     classifier = make_classifier(data, lr_min=1e30, lr_max=1e35)
-    with pytest.raises(InputError, match=r"training diverged in epoch 1 .*lower schedule.lr_max"):
+    with pytest.raises(RunError, match=r"training diverged at step 3 \(epoch 1\), .*lower schedule.lr_max"):
         make_trainer(tmp_path, callbacks=[History()]).fit(classifier, datamodule=data)

@@ -29,6 +29,7 @@ SUMMARY = {
     "lr_min": 0.0123,
     "lr_max": 0.456,
     "parameters": 6573130,
+    "resumed": 0,
     "device": "CPU <& co>",
     "versions": {"torch": "2.15.0"},
 }
@@ -40,7 +41,6 @@ def make_run(folder: Path, predicted: tuple[int, ...] = (0, 1, 1, 0), labels: tu
     probabilities = torch.eye(3)[list(predicted)]
     evaluation = evaluate_predictions(probabilities, torch.tensor(labels), CLASSES)
     (folder / "config.yaml").write_text(CONFIG)
-    (folder / "summary.json").write_text(json.dumps(SUMMARY))
     (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation)))
     (folder / "lr_find.json").write_text(json.dumps({"seconds": 12.34}))
     for number, name in enumerate(PICTURES):
@@ -69,7 +69,7 @@ class Page(HTMLParser):
 
 
 def test_page_asks_nothing_of_the_network_and_has_no_script(tmp_path: Path) -> None:
-    html = write_report(make_run(tmp_path)).read_text()
+    html = write_report(make_run(tmp_path), SUMMARY).read_text()
     page = Page(html)
     for _, attributes in page.elements:
         for name in ("src", "href", "srcset", "data", "action"):
@@ -81,7 +81,7 @@ def test_page_asks_nothing_of_the_network_and_has_no_script(tmp_path: Path) -> N
 
 
 def test_page_shows_every_picture_of_the_run(tmp_path: Path) -> None:
-    page = Page(write_report(make_run(tmp_path)).read_text())
+    page = Page(write_report(make_run(tmp_path), SUMMARY).read_text())
     sources = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
     colours = {
         Image.open(io.BytesIO(base64.b64decode(str(source).partition(",")[2]))).getpixel((0, 0)) for source in sources
@@ -91,13 +91,13 @@ def test_page_shows_every_picture_of_the_run(tmp_path: Path) -> None:
 
 
 def test_text_is_shown_as_it_is(tmp_path: Path) -> None:
-    text = Page(write_report(make_run(tmp_path)).read_text()).text
+    text = Page(write_report(make_run(tmp_path), SUMMARY).read_text()).text
     for raw in (*CLASSES, "CPU <& co>", "seed: 0 # <b>bold</b>", "'a<b>&c'"):
         assert raw in text
 
 
 def test_page_gives_the_figures_of_the_run(tmp_path: Path) -> None:
-    text = Page(write_report(make_run(tmp_path)).read_text()).text
+    text = Page(write_report(make_run(tmp_path), SUMMARY).read_text()).text
     for figure in (
         "50.00% of 4 test images",
         "Wilson interval 15.00% to 85.00%",
@@ -116,18 +116,23 @@ def test_page_gives_the_figures_of_the_run(tmp_path: Path) -> None:
 def test_a_run_without_errors_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path, predicted=(0, 1, 1, 0), labels=(0, 1, 1, 0))
     (run / "gallery.png").unlink()
-    assert "no errors to show: all 4 test images" in Page(write_report(run).read_text()).text
+    assert "no errors to show: all 4 test images" in Page(write_report(run, SUMMARY).read_text()).text
 
 
 def test_a_run_without_a_search_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run / "lr_find.json").unlink()
     (run / "lr_find.png").unlink()
-    assert "0.0123 and 0.456, were given" in Page(write_report(run).read_text()).text
+    assert "0.0123 and 0.456, were given" in Page(write_report(run, SUMMARY).read_text()).text
+
+
+def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert "resumed" not in Page(write_report(run, SUMMARY).read_text()).text
+    assert "resumed 3 times" in Page(write_report(run, SUMMARY | {"resumed": 3}).read_text()).text
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(8.26, "8.3 s"), (59.99, "1 min 0 s"), (250, "4 min 10 s")])
 def test_times_are_said_as_one_says_them(tmp_path: Path, seconds: float, said: str) -> None:
     run = make_run(tmp_path)
-    (run / "summary.json").write_text(json.dumps(SUMMARY | {"train_seconds": seconds}))
-    assert said in Page(write_report(run).read_text()).text
+    assert said in Page(write_report(run, SUMMARY | {"train_seconds": seconds}).read_text()).text

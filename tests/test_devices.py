@@ -1,0 +1,91 @@
+"""Several devices, as processes on a CPU: interrupted together, resumed to the bit, and none waits for a dead one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cifar_resnet.cli.overrides import CONFIGS
+
+COMMAND = [
+    sys.executable, str(CONFIGS.parent / "scripts" / "train.py"), "data=digits", "data.train_size=200",
+    "data.batch_size=32", "model.width=2", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp",
+    "trainer.log_every_n_steps=2", "schedule.peak_epoch=1", "schedule.lr_min=0.01", "schedule.lr_max=0.3",
+    "gallery.count=0",
+]  # fmt: skip
+LONG = "trainer.max_epochs=400"  # so that it is under way when it is interrupted
+LONGEST_WAIT = 60  # seconds, for the others after one device has died
+
+
+def begin(*typed: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([*COMMAND, *typed], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def read_until(run: "subprocess.Popen[str]", words: str) -> None:
+    assert run.stdout is not None
+    assert any(words in line for line in run.stdout), "the run ended before"
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends before the others may wait no longer."""
+    limit = time.monotonic() + LONGEST_WAIT
+    while Path(f"/proc/{pid}/status").exists() and time.monotonic() < limit:
+        if "Z (zombie)" in Path(f"/proc/{pid}/status").read_text():
+            return True
+        time.sleep(0.2)
+    return not Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def weights(version: int) -> dict[str, Any]:
+    return torch.load(f"lightning_logs/version_{version}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_signal_to_the_first_device_ends_all_where_nothing_is_lost() -> None:
+    run = begin("trainer.max_epochs=4")
+    said, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    run = begin("trainer.max_epochs=4")
+    read_until(run, "epoch   1/")
+    run.send_signal(signal.SIGTERM)
+    said, _ = run.communicate(timeout=300)
+    assert (run.returncode, "Traceback" in said) == (143, False), said
+    assert said.count("it goes on with") == 1
+    run = begin("trainer.max_epochs=4", "ckpt_path=last")
+    said, _ = run.communicate(timeout=300)
+    assert (run.returncode, "goes on after step" in said) == (0, True), said
+    assert sorted(os.listdir("lightning_logs")) == ["version_0", "version_1"]
+    one, other = weights(0), weights(1)
+    assert all(torch.equal(values, other[name]) for name, values in one.items())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found by way of /proc")
+@pytest.mark.parametrize("dies", [lambda run, other: other, lambda run, other: run], ids=["second", "first"])
+def test_no_device_waits_for_a_dead_one(dies: Callable[[int, int], int]) -> None:
+    run = begin(LONG)
+    read_until(run, "epoch   2/")
+    (other,) = children(run.pid)
+    dead = dies(run.pid, other)
+    os.kill(dead, signal.SIGKILL)
+    assert ends(run.pid)
+    assert ends(other)
+    said, _ = run.communicate(timeout=10)
+    assert run.returncode != 0
+    assert "has ended" in said or "terminated with code" in said, said
+    assert "Traceback" not in said
