@@ -24,7 +24,6 @@ from cifar_resnet import interruption, train
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.cli.overrides import CONFIGS
-from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import Finished, InputError, RunError
 from cifar_resnet.interruption import Answer, Interrupted
 from cifar_resnet.lr.search import Probe
@@ -92,6 +91,16 @@ def kill_at(patch: pytest.MonkeyPatch, owner: type | ModuleType, hook: str, call
         act_at(broken, owner, hook, call, kill)
         with pytest.raises(Killed):
             train(*words)
+
+
+def wait_for_the_next_second() -> None:
+    """As a new process would, whose imports take seconds: TensorBoard reads its files in the order of their seconds."""
+    time.sleep(1.01 - time.time() % 1)
+
+
+def go_on(*words: str) -> None:
+    wait_for_the_next_second()
+    train(*words, "ckpt_path=last")
 
 
 def send(signum: int) -> Any:
@@ -176,7 +185,7 @@ def test_a_signal_ends_a_run_where_nothing_is_lost(
         train(*words)
     assert stopped.value.exit_code == 143
     interruption.forget()
-    train(*words, "ckpt_path=last")
+    go_on(*words)
     assert_nothing_was_lost(whole(*words), resumed=1)
 
 
@@ -204,7 +213,7 @@ def test_a_kill_at_any_moment_loses_nothing(
 ) -> None:
     words = [*SMALL, EVERY_STEP]
     kill_at(monkeypatch, owner, hook, call, *words)
-    train(*words, "ckpt_path=last")
+    go_on(*words)
     assert_nothing_was_lost(whole(*words), resumed)
 
 
@@ -236,7 +245,7 @@ def test_a_network_with_dropout_draws_on_where_it_was(
     with pytest.raises(Interrupted), interruption.answering(Answer.RAISE):
         train(*words)
     interruption.forget()
-    train(*words, "ckpt_path=last")
+    go_on(*words)
     assert_nothing_was_lost(whole(*words), resumed=1)
 
 
@@ -250,8 +259,9 @@ class Dropping(torch.nn.Sequential):
 def test_a_run_can_be_broken_off_again_and_again(whole: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*SMALL, EVERY_STEP]
     for _ in range(3):
+        wait_for_the_next_second()
         kill_at(monkeypatch, ImageClassifier, "training_step", 4, *words, "ckpt_path=last")
-    train(*words, "ckpt_path=last")
+    go_on(*words)
     assert_nothing_was_lost(whole(*words), resumed=3)
 
 
@@ -346,14 +356,10 @@ def test_a_training_that_diverges_is_no_result(typed: list[str], seen: str, monk
 
 
 def test_a_search_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = Digits.train
-    monkeypatch.setattr(
-        Digits, "train", lambda self: (found := labels(self)).subset(torch.randperm(len(found)).numpy()[:200])
-    )
     act_at(monkeypatch, Probe, "training_step", 2, lambda: (_ for _ in ()).throw(InputError("no use")))
     with pytest.raises(InputError, match="no use"):
         train(*SMALL)
-    assert not list(LOGS.iterdir())
+    assert not LOGS.exists()
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
