@@ -1,8 +1,8 @@
 """What safety costs: a checkpoint saved and read by this project and by Lightning's own way, and the hooks of a step.
 
-Lightning's own writes through a temporary file and verifies nothing; this project's writes beside the old file, waits
-for the disk, and puts a sum of the contents in, which it compares on reading. The hooks are all that a training step does
-for resuming, signals and divergence where nothing is saved.
+Lightning's own writes through a temporary file and verifies nothing. This project's writes beside the old file, waits
+for the disk, and puts a sum of the contents in, which it compares on reading. The hooks are all that a step of training
+does for resuming, signals and divergence where nothing is saved.
 """
 
 import contextlib
