@@ -138,7 +138,8 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int)
     for key, value in now.items():
         trained = before[key.rpartition(".")[2]]
         if value not in (None, trained):
+            reason = " (in a longer schedule every rate would have been another)" if key == "trainer.max_epochs" else ""
             raise InputError(
-                f"ckpt_path={config.ckpt_path} was trained with {key}={trained}, not {value}: "
+                f"ckpt_path={config.ckpt_path} was trained with {key}={trained}, not {value}{reason}: "
                 "resume with the same value, or start anew without ckpt_path"
             )

@@ -212,7 +212,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("trainer.max_epochs=3", "was trained with trainer.max_epochs=2, not 3"),
+        ("trainer.max_epochs=3", "was trained with trainer.max_epochs=2, not 3 (in a longer schedule"),
         ("schedule.peak_epoch=0.5", "was trained with schedule.peak_epoch=1.0, not 0.5"),
         ("model.width=3", "was trained with model="),
         ("model=resnet18", "was trained with model="),

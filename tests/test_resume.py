@@ -303,7 +303,9 @@ def test_an_interrupt_before_anyone_listens_is_no_traceback(script: Path, tmp_pa
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")  # 130 in a shell
 
 
-def test_last_is_the_newest_unfinished_run_of_the_same_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_is_the_newest_unfinished_run_of_the_same_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [*SMALL, *GIVEN]
     for seed in ("seed=0", "seed=1", "seed=0"):
         kill_at(monkeypatch, ImageClassifier, "training_step", 8, *words, seed)
@@ -312,7 +314,9 @@ def test_last_is_the_newest_unfinished_run_of_the_same_configuration(monkeypatch
     assert train(*words, "ckpt_path=last").folder == LOGS / "version_2"
     with pytest.raises(Finished, match="lightning_logs/version_2 is finished"):
         train(*words, "ckpt_path=last")
-    assert train(*words, "ckpt_path=last", "seed=2").folder == LOGS / "version_3"  # there is none: one begins
+    capsys.readouterr()
+    assert train(*words, "ckpt_path=last", "seed=2").folder == LOGS / "version_3"
+    assert "no unfinished run of this configuration, so a new one begins" in capsys.readouterr().out
 
 
 def test_a_run_of_an_earlier_version_goes_on_though_it_had_fewer_keys(monkeypatch: pytest.MonkeyPatch) -> None:

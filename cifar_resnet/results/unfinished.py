@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
+from rich import get_console
 
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.errors import Finished, InputError
@@ -40,6 +41,8 @@ def find_unfinished(config: Train) -> tuple[Train, Path | None]:
     finished = next(filter(_is_finished, folders), None)
     if folder is None and finished is not None:
         raise Finished(_tell_finished(finished))
+    if folder is None and not rank_zero_only.rank:  # type: ignore[attr-defined]
+        get_console().print("ckpt_path=last: no unfinished run of this configuration, so a new one begins")
     checkpoint = folder and _checkpoint(folder)
     os.environ[RESUMED] = str(checkpoint or "")
     return config.model_copy(update={"ckpt_path": checkpoint and str(checkpoint)}), folder
