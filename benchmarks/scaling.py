@@ -24,7 +24,7 @@ def seconds_an_epoch(images: ImageSet, width: int, workers: int | None) -> float
         build.prepare(config.seed)
         data = measure.image_data(images, images.subset(np.arange(10)), num_workers=workers)
         history = History()
-        trainer = build.build_trainer(config, [history])
+        trainer = build.build_trainer(config, [history], str(config.trainer.precision))
         trainer.fit(build.build_classifier(config, data), datamodule=data)
         return history.epochs[-1].seconds
 

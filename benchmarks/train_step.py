@@ -150,7 +150,7 @@ def project(options: argparse.Namespace, turn: Turn, compiled: bool = False, wor
     """Loop (c)."""
     with configuration(options, {"classifier.compile": str(compiled).lower()}) as config:
         data = image_data(options, workers)
-        trainer = build.build_trainer(config, [EpochTurn(turn), History()])
+        trainer = build.build_trainer(config, [EpochTurn(turn), History()], str(config.trainer.precision))
         trainer.fit(build.build_classifier(config, data), datamodule=data)
 
 
@@ -158,7 +158,7 @@ def evaluation(options: argparse.Namespace, turn: Turn) -> None:
     """Loop (c)'s evaluation."""
     with configuration(options, {}) as config:
         data = image_data(options)
-        trainer = build.build_trainer(config, [EpochTurn(turn)])
+        trainer = build.build_trainer(config, [EpochTurn(turn)], str(config.trainer.precision))
         classifier = build.build_classifier(config, data)
         for _ in range(options.repeats + 1):
             trainer.test(classifier, datamodule=data, verbose=False)

@@ -4,7 +4,8 @@ import ctypes
 import logging
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -22,6 +23,7 @@ from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.checkpoint_io import AtomicCheckpointIO
 from cifar_resnet.training.classifier import ImageClassifier
 from cifar_resnet.training.named import make
+from cifar_resnet.training.precision import Choice, fastest_precision, mixed_precision
 
 IGNORED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # images are in memory: see `ImageDataModule`
@@ -95,9 +97,28 @@ def build_classifier(config: Train, data: ImageDataModule) -> ImageClassifier:
     )
 
 
-def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback]) -> Trainer:
+def choose_precision(config: Train | Evaluate, checkpoint: Mapping[str, Any]) -> Choice:
+    """Choose what `trainer.precision` leaves open: as in the training that is gone on with, else what is fastest.
+
+    A checkpoint of a version that had no choice was trained in 32-true.
+    """
+    asked, kind = config.trainer.precision, config.trainer.accelerator
+    device = torch.accelerator.current_accelerator(check_available=True) if kind != "cpu" else None
+    device = device or torch.device("cpu")
+    if asked in (16, "16-mixed"):
+        return mixed_precision(device)
+    if asked != "auto":
+        return Choice(str(asked), "as asked for")
+    if checkpoint:
+        return Choice(checkpoint.get("precision", "32-true"), "as before")
+    if isinstance(config, Train) and config.trainer.gradient_clip_val and config.optimizer.fused:
+        return Choice("32-true", "a fused optimizer clips gradients in no other")
+    return fastest_precision(device)
+
+
+def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback], precision: str) -> Trainer:
     """Make Lightning's Trainer; raise `InputError` where this machine cannot do what the configuration asks for."""
-    options = config.trainer.model_dump()
+    options = config.trainer.model_dump() | {"precision": precision}
     in_terminal = get_console().is_terminal
     own: list[Callback] = [LearningRateMonitor("step")]
     if in_terminal:

@@ -16,15 +16,12 @@ from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.images import IMAGE_SIZE
 from cifar_resnet.data.sources import ImageSet, InMemory
 from cifar_resnet.errors import InputError, one_line
-from cifar_resnet.training.checkpoint import check_classes, read_checkpoint
+from cifar_resnet.training.checkpoint import check_classes
 from cifar_resnet.training.classifier import ImageClassifier
 
 
-def before_data(config: Train, trainer: Trainer) -> Mapping[str, Any]:
-    """Compare the configuration with the machine and with the checkpoint that is resumed.
-
-    Returns:
-        The checkpoint that training goes on from; empty where it begins anew.
+def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Compare the configuration with the machine and with the checkpoint that is resumed, empty where none is.
 
     Raises:
         InputError: something of it cannot work.
@@ -42,11 +39,8 @@ def before_data(config: Train, trainer: Trainer) -> Mapping[str, Any]:
             f"trainer.devices={trainer.num_devices}: forked processes, a notebook's too, would keep what they learn "
             "to themselves; use a script with trainer.strategy=ddp, or trainer.devices=1"
         )
-    if config.ckpt_path is None:
-        return {}
-    checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path")
-    _check_resumable(config, checkpoint, trainer.world_size)
-    return checkpoint
+    if checkpoint:
+        _check_resumable(config, checkpoint, trainer.world_size)
 
 
 def after_data(config: Train, data: ImageDataModule, checkpoint: Mapping[str, Any]) -> None:

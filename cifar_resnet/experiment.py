@@ -8,7 +8,7 @@ from torch.distributed import DistError
 
 from cifar_resnet import checks, interruption
 from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
-from cifar_resnet.build import build_classifier, build_data, build_trainer, prepare
+from cifar_resnet.build import build_classifier, build_data, build_trainer, choose_precision, prepare
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.history import History
@@ -20,11 +20,12 @@ from cifar_resnet.interruption import Answer
 from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep
 from cifar_resnet.results.run_folder import RunFolder, TrainResult, device_name, print_once
 from cifar_resnet.results.unfinished import find_unfinished
-from cifar_resnet.training.checkpoint import check_classes, load_classifier
+from cifar_resnet.training.checkpoint import check_classes, load_classifier, read_checkpoint
 from cifar_resnet.training.classifier import ImageClassifier
+from cifar_resnet.training.precision import Choice
 
 CLIPPING = {"gradient_clip_val", "gradient_clip_algorithm"}
-STEP_OPTIONS = {"accelerator", "precision", "accumulate_grad_batches", "deterministic", *CLIPPING}
+STEP_OPTIONS = {"accelerator", "accumulate_grad_batches", "deterministic", *CLIPPING}
 """The Trainer options that change what an optimizer step does; the search uses them too."""
 
 
@@ -40,13 +41,15 @@ def train(config: Train) -> TrainResult:
     history, outputs = History(), OutputCollector()
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
     config, unfinished = find_unfinished(config)
-    trainer = build_trainer(config, [history, outputs, evaluator, gallery])
-    checkpoint = checks.before_data(config, trainer)
+    checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path") if config.ckpt_path else {}
+    choice = choose_precision(config, checkpoint)
+    trainer = build_trainer(config, [history, outputs, evaluator, gallery], choice.precision)
+    checks.before_data(config, trainer, checkpoint)
     gallery.check(checks.try_classifier(config))
     data = read_images(config)
     checks.after_data(config, data, checkpoint)
     classifier = build_classifier(with_bounds_of(checkpoint, config), data)
-    announce(config, data, classifier, trainer)
+    announce(config, data, classifier, trainer, choice)
     with RunFolder(config, trainer, unfinished, checkpoint.get("global_step", 0)) as run:
         if trainer.is_global_zero:
             run.record_search(find_bounds(config, classifier, data, trainer))
@@ -69,13 +72,14 @@ def find_lr(config: LrFind) -> LrSearch:
         InputError: something in the configuration cannot work, or the loss never fell; nothing was written then.
     """
     prepare(config.seed)
-    trainer = build_trainer(config, [])
-    checks.before_data(config, trainer)
+    choice = choose_precision(config, {})
+    trainer = build_trainer(config, [], choice.precision)
+    checks.before_data(config, trainer, {})
     checks.try_classifier(config)
     data = read_images(config)
     checks.after_data(config, data, {})
     classifier = build_classifier(config, data)
-    announce(config, data, classifier, trainer)
+    announce(config, data, classifier, trainer, choice)
     found = find_bounds(config, classifier, data, trainer)
     assert found is not None
     with RunFolder(config, trainer) as run:
@@ -99,7 +103,7 @@ def evaluate(config: Evaluate) -> Evaluation:
     outputs = OutputCollector(flip=config.tta == "flip")
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
     gallery.check(classifier)
-    trainer = build_trainer(config, [outputs, evaluator, gallery])
+    trainer = build_trainer(config, [outputs, evaluator, gallery], choose_precision(config, {}).precision)
     data = read_images(config, "test")
     check_classes(f"ckpt={config.ckpt}", classifier.classes, data.classes)
     print_once(f"data: {count_images(data)}, on {device_name(trainer.strategy.root_device)}")
@@ -128,17 +132,15 @@ def with_bounds_of(checkpoint: Mapping[str, Any], config: Train) -> Train:
     return config.model_copy(update={"schedule": config.schedule.model_copy(update=bounds)})
 
 
-def announce(config: Train, data: ImageDataModule, classifier: ImageClassifier, trainer: Trainer) -> None:
+def announce(
+    config: Train, data: ImageDataModule, classifier: ImageClassifier, trainer: Trainer, choice: Choice
+) -> None:
     """Say in a few lines what is about to happen."""
     print_once(f"data: {count_images(data)}")
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
-    device = trainer.strategy.root_device
     network = config.model.target.rpartition(".")[2]
-    print_once(f"network: {network}, {parameters:,} parameters, on {device_name(device)}")
-    if device.type == "cpu" and config.trainer.precision == "16-mixed":
-        print_once(
-            "precision: 16-mixed needs a GPU; a CPU runs bf16-mixed, often slower than trainer.precision=32-true"
-        )
+    print_once(f"network: {network}, {parameters:,} parameters, on {device_name(trainer.strategy.root_device)}")
+    print_once(f"precision: {choice.precision} ({choice.reason})")
 
 
 def count_images(data: ImageDataModule) -> str:
@@ -158,6 +160,7 @@ def find_bounds(config: Train, classifier: ImageClassifier, data: ImageDataModul
         return None
     index = trainer.strategy.root_device.index
     options = config.trainer.model_dump(include=STEP_OPTIONS) | {"devices": 1 if index is None else [index]}
+    options["precision"] = trainer.precision
     if config.trainer.fast_dev_run:
         try_sweep(classifier, data, options)
         lr_min = hparams["lr_min"] or (hparams["lr_max"] or 10 * config.lr_search.lowest) / 10

@@ -19,6 +19,7 @@ from torchvision.datasets import CIFAR10
 
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import ImageSet, InMemory, Source
+from cifar_resnet.training import precision
 from cifar_resnet.training.classifier import ImageClassifier
 
 SGD = {"_target_": "torch.optim.SGD", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -34,6 +35,12 @@ DATA = {
     "test_statistics": "train",
     "seed": 0,
 }
+
+
+@pytest.fixture(autouse=True)
+def _a_processor_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test sees does not depend on what the processor has; those of the choice of a precision set it anew."""
+    monkeypatch.setattr(precision, "bf16_instructions", list)
 
 
 def well_formed(images: ImageSet, count: int) -> bool:

@@ -62,7 +62,7 @@ def test_only_logged_steps_wait_for_the_device(
         f"trainer.default_root_dir={tmp_path}",
     )
     data, transfers = make_data(train=16 * 10), Transfers()
-    trainer = build.build_trainer(config, [CountSteps(transfers)])
+    trainer = build.build_trainer(config, [CountSteps(transfers)], "32-true")
     classifier = build.build_classifier(config, data)
     with transfers:
         trainer.fit(classifier, datamodule=data)

@@ -71,7 +71,7 @@ class ResumableCheckpoint(Callback):
         if not all(weights.isfinite().all() for weights in pl_module.parameters()):
             raise divergence(trainer, "the weights are not finite any more")
         assert isinstance(pl_module, ImageClassifier)
-        checkpoint["devices"] = trainer.world_size
+        checkpoint |= {"devices": trainer.world_size, "precision": trainer.precision}
         checkpoint["progress"] = {
             name: trainer.strategy.all_gather(state.to(pl_module.device))
             for name, state in (_figures(pl_module) | _random_states(pl_module.device)).items()

@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=1e-12, le=1e6)]
 Devices = Annotated[int, Field(ge=1, le=1024)] | Annotated[list[Size], Field(min_length=1)] | Literal["auto", -1]
-Precision = Literal["32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true", 16, 32, 64, "bf16"]
+Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true", 16, 32, 64, "bf16"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Method = Literal[
     "gradcam", "gradcam++", "gradcam_elementwise", "hirescam", "layercam", "xgradcam", "eigencam", "eigengradcam"
@@ -129,7 +129,7 @@ class Gallery(Section):
 class Device(Section):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(description="kind of device")
     devices: Devices = Field(description="how many, or a list of which, such as [0,1]")
-    precision: Precision = Field(description="of what is computed")
+    precision: Precision = Field(description="of what is computed; auto: the fastest here that loses no accuracy")
     deterministic: bool | Literal["warn"] | None = Field(description="true: the same result again, on a GPU too")
     enable_progress_bar: bool = Field(description="in a terminal")
     default_root_dir: Folder = Field(description="lightning_logs/ is made in it")

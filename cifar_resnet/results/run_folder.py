@@ -113,7 +113,7 @@ class RunFolder:
         facts = {
             "optimizer": self.chosen["optimizer"],
             "batch_size": self.chosen["data"]["batch_size"],
-            "precision": self.chosen["trainer"]["precision"],
+            "precision": self.trainer.precision,
             "seed": self.config.seed,
             "versions": versions(),
         }
@@ -147,6 +147,7 @@ class RunFolder:
             "seed": self.config.seed,
             "misclassified": evaluation.errors,
             "device": device_name(self.trainer.strategy.root_device),
+            "precision": self.trainer.precision,
             "versions": versions(),
         }
         if self.logger is not None and self.path is not None:

@@ -56,7 +56,7 @@ def test_what_is_saved_is_what_is_loaded(path: Path, monkeypatch: pytest.MonkeyP
 def test_runs_save_so(tmp_path: Path) -> None:
     for command, options in (("train", ["data=digits"]), ("evaluate", ["ckpt=x"])):
         config = compose(command, *options, f"trainer.default_root_dir={tmp_path}", "trainer.accelerator=cpu")
-        assert isinstance(build_trainer(config, []).strategy.checkpoint_io, AtomicCheckpointIO)
+        assert isinstance(build_trainer(config, [], "32-true").strategy.checkpoint_io, AtomicCheckpointIO)
 
 
 STATE = torch.arange(24.0).reshape(2, 3, 2, 2)
@@ -275,7 +275,7 @@ def test_a_resumed_checkpoint_cannot_have_other_files_removed(tmp_path: Path) ->
     precious = tmp_path / "precious.ckpt"
     precious.write_text("")
     config = compose("train", "data=digits", f"trainer.default_root_dir={tmp_path}", "trainer.accelerator=cpu")
-    trainer = build_trainer(config, [])
+    trainer = build_trainer(config, [], "32-true")
     (keeper,) = (callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint))  # type: ignore[attr-defined]
     keeper.dirpath = str(tmp_path / "checkpoints")
     leading = f"{keeper.dirpath}/../precious.ckpt"
