@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import Folder, ImageSet, InMemory
+
+Name = TypeVar("Name")
 
 
 def arguments(description: str | None, repeats: int = 5) -> argparse.ArgumentParser:
@@ -71,12 +73,12 @@ def training_configuration(folder: str, overrides: Mapping[str, Any]) -> Train:
     return config
 
 
-def in_turn(tasks: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+def in_turn(tasks: Mapping[Name, Callable[[], float]], repeats: int) -> dict[Name, list[float]]:
     """Run all tasks one after the other, ``repeats`` times; each returns its own measurement.
 
     What slows the machine for a while so slows all of them alike.
     """
-    results: dict[str, list[float]] = {name: [] for name in tasks}
+    results: dict[Name, list[float]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, task in tasks.items():
             results[name].append(task())

@@ -1,5 +1,7 @@
 """Training steps: this project's `Trainer.fit` against a textbook loop and against the best bare PyTorch loop.
 
+A row for each loop and each of --precisions.
+
 (a) textbook: the network as it is written, NCHW floats, a plain optimizer, `loss.item()` at every step.
 (b) bare: no framework; channels_last, bytes normalized on the device, the fused optimizer, freed memory kept, no
     synchronization. Nothing but the network's own work is left.
@@ -42,6 +44,8 @@ SGD = {"lr": 1e-3, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 
+Key = tuple[str, str]  # the name of a loop or of a peak, and a precision
+
 
 class Turn:
     """One end of the pipe through which a loop is told when it is its turn, and tells how long it took."""
@@ -70,21 +74,39 @@ class Turn:
 
 
 def matmul(options: argparse.Namespace, turn: Turn) -> None:
-    """Multiply square matrices: the peak that a training step could reach."""
+    """Multiply square matrices, by way of a peak."""
     size, count = (8192, 50) if CUDA else (2048, 10)
-    dtype = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(options.precision, torch.float32)
+    left, right = torch.randn(2, size, size, device=DEVICE, dtype=data_type(options.precision))
+    peak(options, turn, lambda: left @ right, count, 2.0 * size**3)
+
+
+def convolution(options: argparse.Namespace, turn: Turn) -> None:
+    """Pass a batch through layer3's first convolution, the fastest of the network's three largest, by way of a peak.
+
+    Where a library multiplies matrices below what the processor can do, as MKL does on AMD's, this is the higher one.
+    """
+    build.keep_freed_memory()
+    torch.backends.cudnn.benchmark = True
+    channels, side = 4 * options.width, 8
+    layer = nn.Conv2d(
+        channels, 2 * channels, 3, padding=1, bias=False, device=DEVICE, dtype=data_type(options.precision)
+    )
+    layer.to(memory_format=torch.channels_last)
+    images = layer.weight.new_ones(options.batch_size, channels, side, side).to(memory_format=torch.channels_last)
+    peak(options, turn, lambda: layer(images), 200 if CUDA else 5, 2.0 * len(images) * side**2 * layer.weight.numel())
+
+
+def peak(options: argparse.Namespace, turn: Turn, work: Callable[[], object], count: int, flops: float) -> None:
+    """Do some work ``count`` times a turn, and report the seconds that 1e12 of its operations take."""
     torch.set_float32_matmul_precision("high")
-    left, right = torch.randn(2, size, size, device=DEVICE, dtype=dtype)
     for _ in range(options.repeats + 1):
         turn.start()
-        for _ in range(count):
-            left @ right
+        with torch.no_grad():
+            for _ in range(count):
+                work()
         turn.stop()
-
-
-def matmul_flops() -> float:
-    size, count = (8192, 50) if CUDA else (2048, 10)
-    return 2.0 * size**3 * count
+        assert turn.seconds is not None
+        turn.seconds *= 1e12 / (count * flops)
 
 
 def textbook(options: argparse.Namespace, turn: Turn) -> None:
@@ -206,6 +228,7 @@ LOOPS: dict[str, Callable[..., None]] = {
     "(c) one worker": functools.partial(project, workers=1),
     "(c) evaluation": evaluation,
 }
+PEAKS: dict[str, Callable[..., None]] = {"matmul": matmul, "convolution": convolution}
 
 
 def image_data(options: argparse.Namespace, workers: int | None = 0) -> ImageDataModule:
@@ -219,9 +242,14 @@ def ready(data: ImageDataModule) -> list[Batch]:
     return [batches[0, batch] for batch in range(len(batches))]
 
 
+def data_type(precision: str) -> torch.dtype:
+    if not precision.endswith("-mixed"):
+        return torch.float32
+    return torch.float16 if precision == "16-mixed" and CUDA else torch.bfloat16
+
+
 def autocast(precision: str) -> torch.autocast:
-    dtype = torch.float16 if precision == "16-mixed" and CUDA else torch.bfloat16
-    return torch.autocast(DEVICE.type, dtype, enabled=precision.endswith("-mixed"))
+    return torch.autocast(DEVICE.type, data_type(precision), enabled=precision.endswith("-mixed"))
 
 
 def take_turns(loop: Callable[..., None], options: argparse.Namespace, connection: Connection) -> None:
@@ -267,47 +295,71 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=388 if CUDA else 2, help="steps of a turn (%(default)s here)")
-    parser.add_argument("--precision", default="16-mixed" if CUDA else "32-true", help="as trainer.precision")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        default=["16-mixed" if CUDA else "32-true"],
+        help="as trainer.precision, without auto",
+    )
     parser.add_argument(
         "--loops", nargs="+", choices=LOOPS, default=list(LOOPS)[:3], metavar="LOOP", help=f"of {', '.join(LOOPS)}"
     )
     options = parser.parse_args()
 
     with contextlib.ExitStack() as stack:
-        tasks = {name: stack.enter_context(turns(LOOPS[name], options)) for name in options.loops}
-        tasks["matmul"] = stack.enter_context(turns(matmul, options))
+        tasks = {
+            (name, precision): stack.enter_context(turns(loop, with_precision(options, precision)))
+            for precision in options.precisions
+            for name, loop in [*((name, LOOPS[name]) for name in options.loops), *PEAKS.items()]
+        }
         measure.in_turn(tasks, 1)  # first steps allocate, choose algorithms and compile
         seconds = measure.in_turn(tasks, options.repeats)
 
-    peaks = [matmul_flops() / second for second in seconds.pop("matmul")]
-    rates = {name: [options.steps * options.batch_size / second for second in own] for name, own in seconds.items()}
-    rows = [row(name, rates, peaks, flops_an_image(options.width, "evaluation" not in name)) for name in rates]
+    images = options.steps * options.batch_size
+    peaks = {key: [1e12 / second for second in own] for key, own in seconds.items() if key[0] in PEAKS}
+    rates = {key: [images / second for second in own] for key, own in seconds.items() if key[0] not in PEAKS}
+    rows = [row(key, rates, peaks, flops_an_image(options.width, "evaluation" not in key[0])) for key in rates]
     where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     title = (
-        f"Training on {where}: width {options.width}, batch size {options.batch_size}, {options.precision}"
-        f"; turns of {options.steps} steps, n = {options.repeats}; "
-        f"matmul {measure.median(peaks) / 1e9:,.0f} GFLOP/s"
+        f"Training on {where}: width {options.width}, batch size {options.batch_size}; turns of {options.steps} steps, "
+        f"n = {options.repeats}; GFLOP/s of a peak: "
+        + ", ".join(f"{' '.join(key)} {measure.median(own) / 1e9:,.0f}" for key, own in peaks.items())
     )
-    measure.report("train_step", title, rows, rates | {"matmul FLOP/s": peaks}, options)
+    figures = {" ".join(key): own for key, own in (rates | peaks).items()}
+    measure.report("train_step", title, rows, figures, options)
 
 
-def row(name: str, rates: dict[str, list[float]], peaks: list[float], flops: float) -> dict[str, Any]:
-    """Return a row of the table; every ratio is the median over the turns, with its 95 % interval."""
-    own = rates[name]
+def with_precision(options: argparse.Namespace, precision: str) -> argparse.Namespace:
+    return argparse.Namespace(**vars(options), precision=precision)
+
+
+def row(
+    key: tuple[str, str],
+    rates: dict[tuple[str, str], list[float]],
+    peaks: dict[tuple[str, str], list[float]],
+    flops: float,
+) -> dict[str, Any]:
+    """Return a row of the table; every ratio is the median over the turns, with its 95 % interval.
+
+    The peak is what is faster in the precision of the row, convolution or matmul.
+    """
+    own, (name, precision) = rates[key], key
+    highest = max((peaks[kind, precision] for kind in PEAKS), key=measure.median)
 
     def ratios(others: list[float]) -> list[float]:
         return [one / other for one, other in zip(own, others, strict=True)]
 
-    def ratio(other: str) -> str:
+    def ratio(other: Key) -> str:
         low, high = measure.median_interval(ratios(rates[other]))
-        return "1" if other == name else f"{measure.median(ratios(rates[other])):.3f} ({low:.3f}–{high:.3f})"
+        return "1" if other == key else f"{measure.median(ratios(rates[other])):.3f} ({low:.3f}–{high:.3f})"
 
     return {
         "loop": name,
+        "precision": precision,
         "images/s": measure.spread(own, 1 if max(own) < 1000 else 0),
         "GFLOP/s": f"{measure.median(own) * flops / 1e9:,.0f}",
-        "of the matmul peak": f"{measure.median(ratios(peaks)) * flops:.1%}",
-    } | {f"× {other}": ratio(other) for other in list(rates)[:2]}
+        "of the peak": f"{measure.median(ratios(highest)) * flops:.1%}",
+    } | {f"× {' '.join(other)}": ratio(other) for other in list(rates)[:2]}
 
 
 if __name__ == "__main__":
