@@ -173,6 +173,7 @@ def assert_nothing_was_lost(whole: Path, resumed: int) -> None:
         (9, ["data.num_workers=2"]),
         (4, ["trainer.accumulate_grad_batches=3"]),
         (3, ["data.val_size=40"]),
+        (5, ["trainer.precision=bf16-mixed"]),
     ],
 )
 @pytest.mark.usefixtures("_listening")

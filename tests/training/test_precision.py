@@ -1,10 +1,15 @@
 """Which precision `auto` means: what the device has, what a trial says, and what a run began with."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from cifar_resnet import build, train
+from cifar_resnet import build, evaluate, train
 from cifar_resnet.cli.command import compose
+from cifar_resnet.inference.export import export
+from cifar_resnet.inference.predict import predict
 from cifar_resnet.training import precision
 
 CPU = torch.device("cpu")
@@ -68,6 +73,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(monkeypatch: pytest.M
     assert build.choose_precision(config, {}).precision == "bf16-mixed"
     assert build.choose_precision(config, {"precision": "32-true"}).precision == "32-true"
     assert build.choose_precision(config, {"epoch": 3}).precision == "32-true"  # of a version that had no choice
+    assert build.choose_precision(config, {"precision": "16-mixed"}).precision == "bf16-mixed"  # of a GPU
 
 
 def test_clipping_by_a_fused_optimizer_leaves_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +95,18 @@ def test_a_run_records_what_was_chosen(
     assert (
         "precision: bf16-mixed (1.8 times as fast as 32-true in a trial, with avx512_bf16)" in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("asked", ["32-true", "bf16-mixed", "16-mixed"])
+def test_all_that_a_run_does_works_in_each(asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = train(*SMALL, "lr_search.num_training=30", f"trainer.precision={asked}")
+    assert run.folder is not None
+    gallery = json.loads((run.folder / "gallery.json").read_text())
+    assert gallery["maps"] == {"method": "gradcam", "layer": "layer2"}
+    ckpt = f"ckpt={run.folder}/checkpoints/last.ckpt"
+    again = evaluate(ckpt, "data=digits", "trainer.accelerator=cpu", f"trainer.precision={asked}")
+    assert again.accuracy == run.evaluation.accuracy
+    assert again.calibration_error == pytest.approx(run.evaluation.calibration_error, abs=1e-6)
+    export(compose("export", ckpt))  # which compares it with the checkpoint
+    predict(compose("predict", ckpt, f"images={run.folder}/gallery.png"))
