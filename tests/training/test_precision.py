@@ -58,8 +58,11 @@ def test_half_precision_on_a_cpu_tells_what_it_is(gain: float, says: str, monkey
     assert says in choice.reason
 
 
-def test_the_trial_is_quick_and_a_ratio() -> None:
-    assert 0.01 < precision.bf16_gain() < 100
+def test_the_trial_is_a_ratio_and_leaves_no_trace() -> None:
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    assert 0.01 < precision.bf16_gain.__wrapped__() < 100
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
 
 
 def test_what_one_asks_for_is_taken() -> None:
