@@ -105,16 +105,16 @@ def choose_precision(config: Train | Evaluate, checkpoint: Mapping[str, Any]) ->
     asked, kind = config.trainer.precision, config.trainer.accelerator
     device = torch.accelerator.current_accelerator(check_available=True) if kind != "cpu" else None
     device = device or torch.device("cpu")
-    reason = "as asked for"
+    reason, alone = "as asked for", config.trainer.devices == 1
     if asked == "auto" and checkpoint:
         asked, reason = checkpoint.get("precision", "32-true"), "as before"
     if asked in (16, "16-mixed"):
-        return mixed_precision(device)
+        return mixed_precision(device, alone)
     if asked != "auto":
         return Choice(str(asked), reason)
     if isinstance(config, Train) and config.trainer.gradient_clip_val and config.optimizer.fused:
         return Choice("32-true", "a fused optimizer clips gradients in no other")
-    return fastest_precision(device)
+    return fastest_precision(device, alone)
 
 
 def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback], precision: str) -> Trainer:

@@ -22,8 +22,11 @@ class Choice:
     reason: str
 
 
-def fastest_precision(device: torch.device) -> Choice:
-    """Choose 32-true or a mixed precision: by what the device can do and, on a CPU, by a trial of under a second."""
+def fastest_precision(device: torch.device, alone: bool = True) -> Choice:
+    """Choose 32-true or a mixed precision: by what the device can do and, on a CPU, by a trial of under a second.
+
+    Without the trial where a process is not ``alone``: those that train together could each come to another result.
+    """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice("bf16-mixed", "this GPU computes in bf16")
@@ -33,16 +36,18 @@ def fastest_precision(device: torch.device) -> Choice:
     found = bf16_instructions()
     if not found:
         return Choice("32-true", "this processor has no bf16 instructions")
+    if not alone:
+        return Choice("bf16-mixed", f"with {', '.join(found)}; not tried, so that all processes agree")
     gain = bf16_gain()
     what = f"{gain:.1f} times as fast as 32-true in a trial, with {', '.join(found)}"
     return Choice("bf16-mixed", what) if gain >= LEAST_GAIN else Choice("32-true", f"bf16-mixed is {what}")
 
 
-def mixed_precision(device: torch.device) -> Choice:
-    """Choose among the mixed ones: a CPU has no fp16 to train in."""
+def mixed_precision(device: torch.device, alone: bool = True) -> Choice:
+    """Choose among the mixed ones, as `fastest_precision` does: a CPU has no fp16 to train in."""
     if device.type != "cpu":
         return Choice("16-mixed", "as asked for")
-    fastest, what = fastest_precision(device), "in the place of 16-mixed, which needs a GPU"
+    fastest, what = fastest_precision(device, alone), "in the place of 16-mixed, which needs a GPU"
     slower = "" if fastest.precision == "bf16-mixed" else f"; trainer.precision=32-true is faster: {fastest.reason}"
     return Choice("bf16-mixed", what + slower)
 

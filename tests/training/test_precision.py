@@ -79,6 +79,13 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(monkeypatch: pytest.M
     assert build.choose_precision(config, {"precision": "16-mixed"}).precision == "bf16-mixed"  # of a GPU
 
 
+def test_processes_that_train_together_agree_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, ["avx512_bf16"], 0.5)
+    for devices, chosen in ((1, "32-true"), (2, "bf16-mixed")):
+        config = compose("train", *SMALL, f"trainer.devices={devices}", "trainer.strategy=ddp")
+        assert build.choose_precision(config, {}).precision == chosen
+
+
 def test_clipping_by_a_fused_optimizer_leaves_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     processor(monkeypatch, ["avx512_bf16"], 1.8)
     for typed, chosen in (([], "32-true"), (["optimizer.fused=false"], "bf16-mixed")):
