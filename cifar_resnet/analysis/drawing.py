@@ -19,6 +19,7 @@ IMAGE_SIDE = 192  # of an image beside its maps: a multiple of 32, so that each 
 LONE_IMAGE_SIDE = 256  # of an image without maps, likewise: above it 32 characters have room
 CARD_GAP = 20  # between neighbouring images with their maps, and around them
 CAPTION_HEIGHT = 48  # of the two lines above an image
+LONGEST_CAPTION = 32  # characters
 SHEET_WIDTH = 6 * IMAGE_SIDE + 3 * CARD_GAP  # at most: two images with two maps each, side by side
 
 
@@ -48,8 +49,8 @@ def draw_cards(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[t
     for place, (image, (first, second)) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, columns)
         x, y = CARD_GAP + column * card, top + row * (CAPTION_HEIGHT + side) + CAPTION_HEIGHT
-        write(x, y - 26, shorten(first, 32), fontsize=size, weight="bold")
-        write(x, y - 7, shorten(second, 32), fontsize=size, color="0.35")
+        write(x, y - 26, shorten(first, LONGEST_CAPTION), fontsize=size, weight="bold")
+        write(x, y - 7, shorten(second, LONGEST_CAPTION), fontsize=size, color="0.35")
         for panel, heat in enumerate([None] if maps is None else [None, *maps[:, place]]):
             corner = ((x + panel * side) / width, 1 - (y + side) / height)
             draw_image(figure.add_axes((*corner, side / width, side / height)), image, heat)

@@ -50,6 +50,8 @@ def combinations(typed: Iterable[str], command: str) -> Iterator[tuple[str, ...]
 def _parse(typed: str, command: str) -> Override:
     """Read ``key=value`` as Hydra's grammar has it, or else the value as the text that it is."""
     parts = re.fullmatch(r"(\+{0,2}|~)([\w./]+)(?:=(.*))?", typed, re.DOTALL | re.ASCII)
+    if "=" not in typed and (meant := _key_of_file(typed, command)):
+        raise InputError(f"{typed}: write {meant}={typed}")
     if parts is None:
         raise InputError(f"cannot read {typed!r}: write KEY=VALUE")
     sign, key, value = parts.groups()
@@ -70,6 +72,14 @@ def _parse(typed: str, command: str) -> Override:
             return _read(start + value)
     quoted = re.sub(r"(\\*)('|\Z)", lambda end: 2 * end[1] + end[2].replace("'", r"\'"), value)
     return _read(f"{start}'{quoted}'")
+
+
+def _key_of_file(typed: str, command: str) -> str | None:
+    """Return which key a word would be the value of, if it is the name of a checkpoint or of images."""
+    keys = describe(COMMANDS[command])
+    if typed.endswith(".ckpt"):
+        return next((key for key in ("ckpt", "ckpt_path") if key in keys), None)
+    return "images" if "images" in keys and Path(typed).exists() else None
 
 
 def _read(line: str) -> Override:

@@ -203,7 +203,9 @@ class Evaluate(Trained):
 
 
 class Predict(Trained):
-    images: Text = Field(description="a file or a quoted pattern: * any name, ** any depth of folders")
+    images: Text = Field(
+        description="a file, a folder with all below it, or a quoted pattern: * any name, ** any depth"
+    )
     format: Literal["table", "json"] = Field(description="of what is written to standard output")
     sheet: int = Field(ge=0, le=100, description="draw at most this many of the images with their maps; 0: no sheet")
     output: Text = Field(description="the sheet, a .png file; an older one is replaced")

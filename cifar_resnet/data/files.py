@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cifar_resnet.errors import InputError
 
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in a folder, in any case
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
@@ -25,11 +26,18 @@ class Found:
 
 
 def find(pattern: str) -> Found:
-    """Return what a name or a glob (``**`` goes into folders) matches; `InputError` where that is no file."""
+    """Return what a name or a glob (``**`` goes into folders) matches; `InputError` where that is no file.
+
+    A folder means the images in it and below it: the files whose names end as those of images do.
+    """
     path, shown = Path(pattern), printable(pattern)
     if os.path.isdir(path):
-        raise InputError(f"images={shown} is a folder: give images='{printable(path / '*')}' for what is in it")
-    matches, errors = ([path], []) if os.path.isfile(path) else _expand(path)
+        matches, errors = _expand(path / "**")
+        matches = [match for match in matches if match.suffix.lower() in SUFFIXES and not os.path.isdir(match)]
+        if not matches and not errors:
+            raise InputError(f"images={shown}: no image is in that folder or below it ({' '.join(SUFFIXES)})")
+    else:
+        matches, errors = ([path], []) if os.path.isfile(path) else _expand(path)
     folders = [match for match in matches if os.path.isdir(match)]
     special = [match for match in matches if is_special(match)]
     files = sorted({*matches}.difference(folders, special))

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifar_resnet.data.files import first_of, is_special, printable
+from cifar_resnet.data.files import SUFFIXES, first_of, is_special, printable
 from cifar_resnet.data.images import IMAGE_SIZE, read
 from cifar_resnet.errors import InputError
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images in a `Folder`, in any case
 
 
 @dataclass(frozen=True)

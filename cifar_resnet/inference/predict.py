@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from cifar_resnet.analysis.drawing import draw_cards, percent, shorten
+from cifar_resnet.analysis.drawing import LONGEST_CAPTION, draw_cards, percent, shorten
 from cifar_resnet.analysis.gradcam import explain_images
 from cifar_resnet.cli.schema import Predict
 from cifar_resnet.data.files import Found, find, first_of, printable
@@ -71,7 +71,7 @@ def predict(config: Predict) -> int:
 
 def _unread(found: Found, pattern: str) -> Iterator[str]:
     """Say what the pattern matches that is no file to read."""
-    if found.folders and "**" not in pattern:
+    if found.folders and "**" not in pattern and not os.path.isdir(pattern):
         yield f"{first_of(found.folders)}: a folder, skipped; the pattern ** goes into folders"
     if found.special:
         yield f"{first_of(found.special)}: a pipe, socket or device, skipped"
@@ -164,6 +164,16 @@ def draw_predictions(classifier: ImageClassifier, shown: Sequence[Prediction], m
     if explanation.maps is None:
         title = f"images without maps: {explanation.reason}"
         messages.print(title)
-    files = [printable(Path(prediction.picture.file.name)) for prediction in shown]
+    files = distinct_names([prediction.picture.file for prediction in shown])
     best = [f"{shorten(name)} {percent(probability)}" for name, probability in zip(names, probabilities, strict=True)]
     return draw_cards(images, explanation.maps, list(zip(best, files, strict=True)), title)
+
+
+def distinct_names(files: Sequence[Path]) -> list[str]:
+    """Name each file, in no more characters than a caption has, by what its path has beyond that of all."""
+    folder = os.path.commonpath([file.parent for file in files])
+    names = [printable(file.relative_to(folder)) for file in files]
+    cut = [name if len(name) <= LONGEST_CAPTION else f"…{name[1 - LONGEST_CAPTION :]}" for name in names]
+    return [
+        name if cut.count(name) == 1 else f"{number}: …{name[6 - LONGEST_CAPTION :]}" for number, name in enumerate(cut)
+    ]

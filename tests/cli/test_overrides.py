@@ -369,3 +369,15 @@ def test_the_keys_of_ones_own_files_are_keys_like_any_other(
     assert config.data.source.call == {"_target_": "my_package.Mine", "noise": 2}
     assert "model.depht: no such key" in refusal("model=my_network", "model.depht=5")
     assert "choose model=custom_resnet | my_network | resnet18" in refusal("model=nope")
+
+
+def test_a_file_without_its_key_is_told_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a photo.jpg").touch()
+    for name, key in (("evaluate", "ckpt"), ("predict", "ckpt"), ("export", "ckpt"), ("train", "ckpt_path")):
+        with pytest.raises(InputError, match=rf"^logs/some run/last.ckpt: write {key}=logs/some run/last.ckpt$"):
+            compose(name, "logs/some run/last.ckpt")
+    with pytest.raises(InputError, match=r"^a photo.jpg: write images=a photo.jpg$"):
+        compose("predict", "a photo.jpg")
+    with pytest.raises(InputError, match="no such key"):
+        compose("predict", "nothing.jpg")

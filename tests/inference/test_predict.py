@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 from rich.console import Console
 
-from cifar_resnet.analysis.drawing import CAPTION_HEIGHT, CARD_GAP, IMAGE_SIDE, LONE_IMAGE_SIDE
+from cifar_resnet.analysis.drawing import CAPTION_HEIGHT, CARD_GAP, IMAGE_SIDE, LONE_IMAGE_SIDE, LONGEST_CAPTION
 from cifar_resnet.cli.command import compose
 from cifar_resnet.data.files import printable
 from cifar_resnet.data.images import read, read_batches
@@ -291,6 +291,32 @@ def test_without_a_sheet_nothing_is_written(here: Path, checkpoint: Path) -> Non
     assert sorted(path.name for path in here.iterdir()) == ["photos"]
 
 
+def test_a_folder_means_the_images_in_it_and_below_it(
+    here: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cat/1.PNG", "dog/1.png", "dog/deep/er/2.webp", ".hidden/3.png"):
+        (here / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        noise(0).save(here / "photos" / name, format="png")
+    (here / "photos" / "notes.txt").write_text("no image")
+    assert predict(compose("predict", f"ckpt={checkpoint}", "images=photos", "format=json")) == 0
+    found = [entry["file"] for entry in json.loads(capsys.readouterr().out)]
+    assert found == ["photos/cat/1.PNG", "photos/dog/1.png", "photos/dog/deep/er/2.webp"]
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "l" * 40, "é"]), min_size=1, max_size=4), unique_by=tuple))
+def test_each_picture_of_a_sheet_has_a_name_of_its_own(parts: list[list[str]]) -> None:
+    files = [Path("photos", *each, "1.png") for each in parts]
+    names = prediction.distinct_names(files) if files else []
+    assert len(set(names)) == len(files)
+    assert all(len(name) <= LONGEST_CAPTION for name in names)
+
+
+def test_names_in_a_sheet_begin_where_paths_differ() -> None:
+    files = [Path(f"photos/test/{name}") for name in ("cat/1.png", "dog/1.png", "2.png")]
+    assert prediction.distinct_names(files) == ["cat/1.png", "dog/1.png", "2.png"]
+    assert prediction.distinct_names([Path("1.png")]) == ["1.png"]
+
+
 def test_the_table_has_a_line_an_image_whatever_its_name(
     here: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,7 +399,7 @@ def test_what_is_no_file_to_read_is_named_and_the_rest_predicted(
         (["ckpt=photos/a.png", "images=photos/a.png"], "ckpt=photos/a.png is not a readable checkpoint"),
         (["ckpt=CKPT"], "images is not set"),
         (["ckpt=CKPT", "images=none*"], "images=none*: no file matches"),
-        (["ckpt=CKPT", "images=photos"], "images=photos is a folder"),
+        (["ckpt=CKPT", "images=empty"], "images=empty: no image is in that folder or below it (.bmp"),
         (["ckpt=CKPT", "images=photos/a.png", "format=xml"], "format=xml: expected table | json"),
         (["ckpt=CKPT", "images=photos/a.png", "sheet=-1"], "sheet=-1: expected a whole number from 0"),
         (
@@ -401,12 +427,13 @@ def test_bad_input_is_answered_in_one_line_before_anything_is_written(
     complaint: str,
 ) -> None:
     noise(0).save("photos/a.png")
+    (here / "empty").mkdir()
     before = Path("photos/a.png").read_bytes()
     assert run_script(monkeypatch, *(argument.replace("CKPT", str(checkpoint)) for argument in arguments)) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(f"predict.py: {complaint}")
-    assert sorted(path.name for path in here.rglob("*")) == ["a.png", "photos"]
+    assert sorted(path.name for path in here.rglob("*")) == ["a.png", "empty", "photos"]
     assert Path("photos/a.png").read_bytes() == before
 
 
