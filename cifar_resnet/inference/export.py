@@ -29,6 +29,11 @@ from cifar_resnet.training.classifier import ImageClassifier
 TOLERANCE = 1e-5  # largest difference from the checkpoint's probabilities with which an export passes
 BATCH_SIZES = (1, 2, 7, 64)  # with which an export is tried; a last batch takes the images that remain
 ANY_N = ({0: torch.export.Dim("batch")},)  # the size of the input that is not fixed
+INPUT = (  # how any photo becomes the input, as `cifar_resnet.data.images.read` does it
+    "RGB, uint8 [N, {side}, {side}, 3], 0 to 255, not normalized: a photo is turned upright as its EXIF says, put on "
+    "white where it is transparent, scaled so that its shorter side has {side} pixels, and cropped in the middle "
+    "(Pillow: ImageOps.fit(photo, ({side}, {side}), Image.Resampling.BICUBIC))"
+)
 CLASSES = "classes.json"  # in a TorchScript or exported-program archive: the class names, a JSON list by label
 
 Run = Callable[[Tensor], Tensor]
@@ -136,7 +141,7 @@ def _write_onnx(module: nn.Module, example: Tensor, classes: str, file: Path) ->
         module, (example,), dynamo=True, dynamic_shapes=ANY_N, input_names=["images"], output_names=["probabilities"]
     )
     assert program is not None
-    program.model.metadata_props["classes"] = classes
+    program.model.metadata_props.update(classes=classes, input=INPUT.format(side=example.shape[1]))
     program.save(str(file))
 
 
@@ -164,6 +169,7 @@ FORMATS: dict[str, Format] = {
 }
 """The formats, by the names that `format` takes.
 
-ONNX has the input ``images``, the output ``probabilities`` and the class names as JSON in the metadata ``classes``; the
-others are for ``torch.jit.load`` and ``torch.export.load``, with the class names in the extra file `CLASSES`.
+ONNX has the input ``images``, the output ``probabilities``, and in its metadata the class names as JSON, ``classes``,
+and how a photo becomes the input, ``input``; the others are for ``torch.jit.load`` and ``torch.export.load``, with the
+class names in the extra file `CLASSES`.
 """

@@ -1,6 +1,8 @@
 """An exported file gives the checkpoint's probabilities without this project, or there is no file."""
 
+import ast
 import json
+import re
 import runpy
 import warnings
 from pathlib import Path
@@ -10,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import make_classifier, make_data, make_trainer, read_data
+from PIL import ExifTags, Image
 from torch import Tensor, nn
 
 from cifar_resnet.cli.command import compose
@@ -18,9 +21,11 @@ from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference import export as exporting
 from cifar_resnet.inference.export import FORMATS, export
+from cifar_resnet.inference.predict import predict
 from cifar_resnet.training.classifier import ImageClassifier
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export.py"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+SCRIPT = DOCS.parent / "scripts" / "export.py"
 
 
 def save(file: Path, data: ImageDataModule, epochs: int = 0, **options: object) -> Path:
@@ -84,6 +89,33 @@ def test_an_export_gives_the_checkpoints_probabilities(
         assert np.abs(found - expected[:size]).max() <= 1e-5
         assert classes == list(classifier.classes)
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
+
+
+@pytest.mark.parametrize(("mode", "orientation"), [("RGB", 1), ("RGB", 6), ("RGBA", 1), ("P", 1), ("L", 1)])
+def test_the_documented_lines_give_what_predict_gives(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mode: str,
+    orientation: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 4), np.uint8)
+    Image.fromarray(noise).convert(mode).save("photo.jpg", format="png", exif=exif)
+    export(compose("export", f"ckpt={trained}", "output=last.onnx"))
+    predict(compose("predict", f"ckpt={trained}", "images=photo.jpg", "format=json", "sheet=0"))
+    predicted = json.loads(capsys.readouterr().out.split("images\n")[-1])
+    (lines,) = re.findall(r"```python\n(.*?)```", (DOCS / "export.md").read_text(), re.DOTALL)
+    exec(lines, {})
+    probabilities = ast.literal_eval(capsys.readouterr().out)
+    assert sum(probabilities.values()) == pytest.approx(1)
+    for top in predicted[0]["top"]:
+        assert probabilities[top["class"]] == pytest.approx(top["probability"], abs=1e-5)
+    said = onnxruntime.InferenceSession("last.onnx").get_modelmeta().custom_metadata_map["input"]
+    assert said.startswith("RGB, uint8 [N, 32, 32, 3]")
 
 
 def test_the_assignments_second_network_is_exported_beside_its_checkpoint(tmp_path: Path) -> None:
