@@ -16,18 +16,23 @@ from cifar_resnet.errors import InputError
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images in memory: RGB, uint8 ``[N, 32, 32, 3]``, and indices into the class names, int64 ``[N]``."""
+    """Labelled images in memory: RGB, uint8 ``[N, 32, 32, 3]``, and indices into the class names, int64 ``[N]``.
+
+    Where the images come from files, ``files`` names them, one for each image.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+    files: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """Return the images at ``indices``, in that order."""
-        return ImageSet(self.images[indices], self.labels[indices], self.classes)
+        files = None if self.files is None else tuple(self.files[index] for index in indices)
+        return ImageSet(self.images[indices], self.labels[indices], self.classes, files)
 
 
 class Source(ABC):
@@ -131,7 +136,8 @@ class Folder(SplitSource):
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
             for index, image in enumerate(pool.map(self._pixels, [file for file, _ in files])):
                 images[index] = image
-        return ImageSet(images, np.array([label for _, label in files], np.int64), classes)
+        names = tuple(file.relative_to(self.root).as_posix() for file, _ in files)
+        return ImageSet(images, np.array([label for _, label in files], np.int64), classes, names)
 
     def _pixels(self, file: Path) -> np.ndarray:
         try:

@@ -113,6 +113,14 @@ def test_folder_takes_pixels_and_labels_as_they_are(pets: Path) -> None:
         assert np.array_equal(train.images[index], noise(seed))
 
 
+def test_folder_names_the_file_of_each_image_also_in_a_part_of_them(pets: Path) -> None:
+    train, test = folder(pets)
+    assert train.files == ("train/cat/a.png", "train/cat/b.png", "train/dog/a.png", "train/dog/b.png")
+    assert test.files == ("test/cat/a.png", "test/dog/a.png")
+    assert train.subset(np.array([3, 0])).files == ("train/dog/b.png", "train/cat/a.png")
+    assert Digits().test().subset(np.array([1])).files is None
+
+
 def test_folder_sorts_by_class_and_name_whatever_the_suffix(pets: Path, save: Save) -> None:
     grey = np.full((32, 32, 3), 40, np.uint8)
     save("train/cat/0.JPG", grey)
