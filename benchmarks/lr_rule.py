@@ -174,7 +174,7 @@ def main() -> None:
 
 def both(source: Source) -> tuple[ImageSet, ImageSet]:
     """Read the training and the test images."""
-    return source.train(), source.test()
+    return source.train().read(), source.test().read()
 
 
 def lines(record: Path, setting: Setting) -> dict[tuple[int, Any], dict[str, Any]]:

@@ -52,7 +52,7 @@ class Cifar10(SplitSource):
                 "data=folder data.root=DIR (your own images)"
             ) from error
 
-    def _read(self, split: str) -> ImageSet:
+    def _part(self, split: str) -> ImageSet:
         part = CIFAR10(self.root, train=split == "train")
         # torchvision's array is a transposed view: copied once here, it need not be gathered anew for every batch
         return ImageSet(np.ascontiguousarray(part.data), np.asarray(part.targets, np.int64), tuple(part.classes))

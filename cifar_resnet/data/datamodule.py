@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from cifar_resnet.data.augment import PADDING, Augmentation, pad
 from cifar_resnet.data.batches import TrainingBatches, TrainingLoader
 from cifar_resnet.data.images import IMAGE_SIZE
-from cifar_resnet.data.sources import ImageSet, Source
+from cifar_resnet.data.sources import Examples, ImageSet, Source
 from cifar_resnet.errors import InputError
 
 EVALUATION_BATCH_SIZE = 1000
@@ -83,10 +83,14 @@ class ImageDataModule(LightningDataModule):
         the statistics; None reads all.
         """
         first_fit = stage != "test" and self.train is None
-        if first_fit:
-            self.train, self.val = _split(self.source.train(), self.val_size, self.train_size, self.seed)
-        if self.test is None and (stage in (None, "test") or "test" in (self.validation_name, self.test_statistics)):
-            self.test = self.source.test()
+        needs_test = stage in (None, "test") or "test" in (self.validation_name, self.test_statistics)
+        # All that can be refused unread is refused before the slow part, which reads what is used and no more.
+        split = _split(self.source.train(), self.val_size, self.train_size, self.seed) if first_fit else None
+        test = self.source.test() if needs_test and self.test is None else None
+        if split is not None:
+            self.train, self.val = (None if part is None else part.read() for part in split)
+        if test is not None:
+            self.test = test.read()
         if first_fit:
             self.mean, self.std = channel_statistics(_read(self.train).images)
             self.test_mean, self.test_std = self.mean, self.std
@@ -184,7 +188,7 @@ def _read(images: ImageSet | None) -> ImageSet:
     return images
 
 
-def _split(images: ImageSet, val_size: int, train_size: int | None, seed: int) -> tuple[ImageSet, ImageSet | None]:
+def _split(images: Examples, val_size: int, train_size: int | None, seed: int) -> tuple[Examples, Examples | None]:
     if val_size + (train_size or 1) > len(images):
         raise InputError(
             f"data.val_size={val_size} and data.train_size={train_size} together ask for more than the "
@@ -196,7 +200,7 @@ def _split(images: ImageSet, val_size: int, train_size: int | None, seed: int) -
     return images, val
 
 
-def _stratified(images: ImageSet, size: int, seed: int) -> tuple[ImageSet, ImageSet]:
+def _stratified(images: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
     """Split ``size`` images off, class proportions kept; both parts stay in order."""
     from sklearn.model_selection import train_test_split  # noqa: PLC0415  (a second of imports that most runs do not need)
 

@@ -13,6 +13,8 @@ from cifar_resnet.data.files import is_special, printable
 from cifar_resnet.errors import InputError, one_line
 
 IMAGE_SIZE = 32  # height and width in pixels of every image that is trained on, evaluated or predicted
+THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside the interpreter lock
+FILES_AT_A_TIME = 8  # that a thread reads: changing threads takes longer than decoding a small image
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Picture:
 
 def read_batches(files: Sequence[Path], size: int) -> Iterator[list[Picture | InputError]]:
     """Yield each file's picture, or the error why there is none, ``size`` at a time, so that memory does not grow."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(files), size):
             yield list(pool.map(_read_or_error, files[start : start + size]))
 
@@ -41,6 +43,43 @@ def _read_or_error(file: Path) -> Picture | InputError:
         return read(file)
     except InputError as error:
         return error
+
+
+def decode(files: Sequence[Path], resize: bool) -> np.ndarray:
+    """Return the pixels of images to train on or to be tested with: RGB, uint8 ``[N, 32, 32, 3]``.
+
+    Raises:
+        InputError: the first file that cannot be read, or that is of another size where ``resize`` does not allow it.
+    """
+    images = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+
+    def fill(start: int) -> int:
+        part = files[start : start + FILES_AT_A_TIME]
+        for index, file in enumerate(part, start):
+            images[index] = _pixels(file, resize)
+        return len(part)
+
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for _ in pool.map(fill, range(0, len(files), FILES_AT_A_TIME)):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or a signal nobody waits for the rest
+    return images
+
+
+def _pixels(file: Path, resize: bool) -> np.ndarray:
+    try:
+        picture = read(file)
+    except InputError as error:
+        raise InputError(f"{error}: repair or remove it") from error
+    width, height = picture.size
+    if not resize and (width, height) != (IMAGE_SIZE, IMAGE_SIZE):
+        raise InputError(
+            f"{printable(file)} is {width}×{height} pixels, not {IMAGE_SIZE}×{IMAGE_SIZE}: "
+            "scale the images, or set data.resize=true"
+        )
+    return picture.pixels
 
 
 def read(file: Path) -> Picture:

@@ -1,16 +1,16 @@
-"""Where images come from: each source reads its training and its test images, decoded, into memory, when asked."""
+"""Where images come from: each source gives its training and its test images when asked, in memory or as files."""
 
+import os
 import sys
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cifar_resnet.data.files import SUFFIXES, first_of, is_special, printable
-from cifar_resnet.data.images import IMAGE_SIZE, read
+from cifar_resnet.data.images import IMAGE_SIZE, decode
 from cifar_resnet.errors import InputError
 
 
@@ -34,6 +34,45 @@ class ImageSet:
         files = None if self.files is None else tuple(self.files[index] for index in indices)
         return ImageSet(self.images[indices], self.labels[indices], self.classes, files)
 
+    def read(self) -> "ImageSet":
+        """Return these images, which are in memory already; what is not yet is read by `ImageFiles.read`."""
+        return self
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Labelled images in files, none of which is opened before `read`: what a split leaves out costs no time.
+
+    Args:
+        root: the folder that their names are relative to.
+        files: the names, one for each image.
+        labels: indices into the class names, int64 ``[N]``.
+        classes: the class names.
+        resize: scale images of other sizes to 32×32, centre-cropping the longer side, instead of refusing them.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    resize: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: np.ndarray) -> "ImageFiles":
+        """Return the files at ``indices``, in that order."""
+        return replace(self, files=tuple(self.files[index] for index in indices), labels=self.labels[indices])
+
+    def read(self) -> ImageSet:
+        """Read the images into memory; `InputError` for the first of them that cannot be used."""
+        images = decode([self.root / name for name in self.files], self.resize)
+        return ImageSet(images, self.labels, self.classes, self.files)
+
+
+Examples = ImageSet | ImageFiles
+"""Labelled images: in memory, or to be read when it is known which are used."""
+
 
 class Source(ABC):
     """A data set, of which nothing is read before it is asked for: who only evaluates needs no training images."""
@@ -43,27 +82,27 @@ class Source(ABC):
         return
 
     @abstractmethod
-    def train(self) -> ImageSet:
-        """Read the training images; `InputError` where they are missing or cannot be used."""
+    def train(self) -> Examples:
+        """Return the training images; `InputError` where they are missing or cannot be used."""
 
     @abstractmethod
-    def test(self) -> ImageSet:
-        """Read the test images, of the same classes; `InputError` where they are missing or cannot be used."""
+    def test(self) -> Examples:
+        """Return the test images, of the same classes; `InputError` where they are missing or cannot be used."""
 
 
 class SplitSource(Source):
-    """A source that reads both of its parts alike."""
+    """A source that gives both of its parts alike."""
 
-    def train(self) -> ImageSet:
-        """Read the training images."""
-        return self._read("train")
+    def train(self) -> Examples:
+        """Return the training images."""
+        return self._part("train")
 
-    def test(self) -> ImageSet:
-        """Read the test images."""
-        return self._read("test")
+    def test(self) -> Examples:
+        """Return the test images."""
+        return self._part("test")
 
     @abstractmethod
-    def _read(self, split: str) -> ImageSet: ...
+    def _part(self, split: str) -> Examples: ...
 
 
 class InMemory(SplitSource):
@@ -72,7 +111,7 @@ class InMemory(SplitSource):
     def __init__(self, train: ImageSet, test: ImageSet):
         self._splits = {"train": train, "test": test}
 
-    def _read(self, split: str) -> ImageSet:
+    def _part(self, split: str) -> ImageSet:
         return self._splits[split]
 
 
@@ -82,7 +121,7 @@ class Digits(SplitSource):
     The set comes with scikit-learn, so it needs no download. The split is stratified and always the same.
     """
 
-    def _read(self, split: str) -> ImageSet:
+    def _part(self, split: str) -> ImageSet:
         from sklearn.datasets import load_digits  # noqa: PLC0415  (a second of imports that no other source needs)
         from sklearn.model_selection import train_test_split  # noqa: PLC0415
 
@@ -113,8 +152,8 @@ class Folder(SplitSource):
     root: str
     resize: bool = False
 
-    def _read(self, split: str) -> ImageSet:
-        # Both are listed, where both are there, before the slow part begins.
+    def _part(self, split: str) -> ImageFiles:
+        # Both are listed, where both are there: what is wrong with either is said before the slow part begins.
         both = Path(self.root, "train"), Path(self.root, "test")
         try:
             splits = [path for path in both if path.name == split or path.is_dir()]
@@ -127,30 +166,13 @@ class Folder(SplitSource):
                 )
             if len(classes) < 2:
                 raise InputError(f"{splits[0]} has only the class {classes[0]!r}: a classifier needs two or more")
-            files, special = {path.name: _files(path, classes) for path in splits}[split]
+            labelled, special = {path.name: _list(path, classes) for path in splits}[split]
         except OSError as error:
             raise InputError(f"data.root={self.root} cannot be read ({error}): check its permissions") from error
         if special:
             _say(f"{first_of(special)}: a pipe, socket or device, skipped")
-        images = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-            for index, image in enumerate(pool.map(self._pixels, [file for file, _ in files])):
-                images[index] = image
-        names = tuple(file.relative_to(self.root).as_posix() for file, _ in files)
-        return ImageSet(images, np.array([label for _, label in files], np.int64), classes, names)
-
-    def _pixels(self, file: Path) -> np.ndarray:
-        try:
-            picture = read(file)
-        except InputError as error:
-            raise InputError(f"{error}: repair or remove it") from error
-        width, height = picture.size
-        if not self.resize and (width, height) != (IMAGE_SIZE, IMAGE_SIZE):
-            raise InputError(
-                f"{printable(file)} is {width}×{height} pixels, not {IMAGE_SIZE}×{IMAGE_SIZE}: "
-                "scale the images, or set data.resize=true"
-            )
-        return picture.pixels
+        names, labels = zip(*labelled, strict=True)
+        return ImageFiles(Path(self.root), names, np.array(labels, np.int64), classes, self.resize)
 
 
 def _classes(split: Path) -> tuple[str, ...]:
@@ -171,17 +193,20 @@ def _classes(split: Path) -> tuple[str, ...]:
     return classes
 
 
-def _files(split: Path, classes: tuple[str, ...]) -> tuple[list[tuple[Path, int]], list[Path]]:
-    """List each image file with its label, in the order of the classes and then of the names; and what is no file."""
+def _list(split: Path, classes: tuple[str, ...]) -> tuple[list[tuple[str, int]], list[Path]]:
+    """Return each image file with its label, in the order of the classes and then of the names; and what is no file."""
     labelled, special = [], []
     for label, name in enumerate(classes):
-        named = sorted(path for path in (split / name).iterdir() if path.suffix.lower() in SUFFIXES)
-        odd = [path for path in named if is_special(path)]
-        found = [(path, label) for path in named if path not in odd]
-        if not found:
+        with os.scandir(split / name) as entries:
+            named = {each.name: each for each in entries if Path(each).suffix.lower() in SUFFIXES}
+        # The folder tells what is a plain file; the rest has to be asked one by one.
+        rest = (each for each in named.values() if not each.is_file(follow_symlinks=False))
+        odd = {each.name for each in rest if is_special(Path(each))}
+        files = sorted(named.keys() - odd)
+        if not files:
             raise InputError(f"{split / name} has no images ({' '.join(SUFFIXES)}); add some, or remove the folder")
-        labelled += found
-        special += odd
+        labelled += [(f"{split.name}/{name}/{file}", label) for file in files]
+        special += [split / name / file for file in sorted(odd)]
     return labelled, special
 
 

@@ -130,7 +130,7 @@ def verify(run: Run, classifier: ImageClassifier) -> tuple[float, int]:
     Returns the largest difference of a probability, NaN where one is no number, and the number of images.
     """
     noise = np.random.default_rng(0).integers(0, 256, (64, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    images = torch.from_numpy(np.concatenate([Digits().test().images, noise]))
+    images = torch.from_numpy(np.concatenate([Digits().test().read().images, noise]))
     batches = images.split([*BATCH_SIZES, len(images) - sum(BATCH_SIZES)])
     differences = [(run(batch) - classifier(batch).softmax(dim=1)).abs().max() for batch in batches]
     return torch.stack(differences).max().item(), len(images)

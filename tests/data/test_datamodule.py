@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lightning.pytorch import LightningModule
 from lightning.pytorch.tuner import Tuner
+from PIL import Image
 
 from cifar_resnet.data.batches import Batch, TrainingBatches, TrainingLoader
 from cifar_resnet.data.datamodule import ImageDataModule, channel_statistics
-from cifar_resnet.data.sources import ImageSet, InMemory, Source
+from cifar_resnet.data.sources import Folder, ImageSet, InMemory, Source
 from cifar_resnet.errors import InputError
 from cifar_resnet.lr.search import Probe
 
@@ -318,6 +319,61 @@ def test_impossible_splits_are_refused(options: dict[str, int], message: str) ->
     images = numbered(60 + (options.get("classes") == 31), options.pop("classes", 3))
     with pytest.raises(InputError, match=message):
         read_data(InMemory(images, images), **options)
+
+
+def files_of(images: ImageSet, root: Path) -> Source:
+    """Write images as the training images of a folder, whose order of files is theirs, and its test images."""
+    for number, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        for name in ("train", "test"):
+            folder = root / name / images.classes[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number:03}.png")
+    return Folder(str(root))
+
+
+@pytest.mark.parametrize("options", [{"train_size": 12}, {"val_size": 9}, {"val_size": 9, "train_size": 12}, {}])
+def test_a_folder_is_split_like_the_same_images_in_memory(tmp_path: Path, options: dict[str, int]) -> None:
+    images = numbered(60)
+    images = images.subset(np.argsort(images.labels, kind="stable"))
+    expected = read_data(InMemory(images, images), **options, seed=3)
+    data = read_data(files_of(images, tmp_path), **options, seed=3)
+    assert data.train is not None
+    for part, same in ((data.train, expected.train), (data.val, expected.val), (data.test, expected.test)):
+        assert (part is None) == (same is None)
+        if part is not None and same is not None:
+            np.testing.assert_array_equal(part.images, same.images)
+            np.testing.assert_array_equal(part.labels, same.labels)
+    assert (data.mean, data.std) == (expected.mean, expected.std)
+
+
+def test_an_image_that_no_split_uses_is_not_read(tmp_path: Path) -> None:
+    source, options = files_of(numbered(60), tmp_path), {"train_size": 12, "val_size": 9}
+    before = read_data(source, **options)
+    used = [name for part in (before.train, before.val) if part is not None for name in part.files or ()]
+    unused = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "train").rglob("*.png")} - {*used}
+    assert len(unused) == 60 - 12 - 9
+    for name in unused:
+        (tmp_path / name).write_bytes(b"broken")
+    after = read_data(source, **options)
+    assert before.train is not None
+    assert after.train is not None
+    assert after.train.files == before.train.files
+    np.testing.assert_array_equal(after.train.images, before.train.images)
+    (tmp_path / used[0]).write_bytes(b"broken")
+    with pytest.raises(InputError, match=f"{used[0]} cannot be read"):
+        read_data(source, **options)
+
+
+def test_what_can_be_refused_unread_is(tmp_path: Path) -> None:
+    source = files_of(numbered(60), tmp_path)
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"broken")
+    with pytest.raises(InputError, match="ask for more than the 60 training images"):
+        read_data(source, val_size=60)
+    for path in (tmp_path / "test").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="has no images"):
+        read_data(source)
 
 
 class Watched(Source):
