@@ -174,7 +174,7 @@ def main() -> None:
 
 def both(source: Source) -> tuple[ImageSet, ImageSet]:
     """Read the training and the test images."""
-    return source.train().read(), source.test().read()
+    return source.train().read(32), source.test().read(32)
 
 
 def lines(record: Path, setting: Setting) -> dict[tuple[int, Any], dict[str, Any]]:

@@ -45,7 +45,7 @@ def images(root: str | None, count: int) -> tuple[ImageSet, str]:
     """
     if root is not None:
         train = Folder(root).train()
-        return train.subset(np.arange(count) * 7919 % len(train)).read(), f"{root} ({len(train):,} images)"
+        return train.subset(np.arange(count) * 7919 % len(train)).read(32), f"{root} ({len(train):,} images)"
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
     return ImageSet(noise, np.arange(count) % 10, tuple("0123456789")), "synthetic noise"

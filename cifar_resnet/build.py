@@ -67,17 +67,20 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, -1)
 
 
-def build_data(config: Train | Evaluate) -> ImageDataModule:
+def build_data(config: Train, devices: int) -> ImageDataModule:
     """Make the data module, which has read no image yet; raise `InputError` where `data.source` makes no `Source`."""
-    source = make(Source, config.data.source.call, "data.source")  # type: ignore[type-abstract]
-    if isinstance(config, Evaluate):
-        return ImageDataModule(source)
     return ImageDataModule(
-        source,
+        build_source(config),
         **config.data.model_dump(exclude={"source", "root", "resize"}),
         seed=config.seed,
         accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+        devices=devices,
     )
+
+
+def build_source(config: Train | Evaluate) -> Source:
+    """Make what reads the images; raise `InputError` where `data.source` does not."""
+    return make(Source, config.data.source.call, "data.source")  # type: ignore[type-abstract]
 
 
 def build_classifier(config: Train, data: ImageDataModule) -> ImageClassifier:
@@ -93,6 +96,7 @@ def build_classifier(config: Train, data: ImageDataModule) -> ImageClassifier:
         **config.schedule.model_dump(),
         max_epochs=config.trainer.max_epochs,
         **config.classifier.model_dump(),
+        image_size=data.image_size,
         validation_name=data.validation_name,
     )
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from cifar_resnet.build import build_classifier
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.datamodule import ImageDataModule
-from cifar_resnet.data.images import IMAGE_SIZE
 from cifar_resnet.data.sources import ImageSet, InMemory
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.checkpoint import check_classes
@@ -29,7 +28,7 @@ def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) 
     cores, batch_size = os.cpu_count() or 1, config.data.batch_size
     if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > cores:
         raise InputError(f"trainer.devices={trainer.num_devices}: this machine has {cores} CPU cores; ask for no more")
-    if batch_size % trainer.world_size:
+    if batch_size is not None and batch_size % trainer.world_size:
         raise InputError(
             f"data.batch_size={batch_size} is shared by {trainer.world_size} devices: choose a multiple of it"
         )
@@ -89,8 +88,9 @@ def try_classifier(config: Train) -> ImageClassifier:
         InputError: the network does not return a logit a class, or network or optimizer do not take their arguments.
     """
     uncompiled = config.classifier.model_copy(update={"compile": False})  # it takes a minute
-    blank = ImageSet(np.zeros((2, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), np.arange(2), ("one", "other"))
-    data = ImageDataModule(InMemory(blank, blank))
+    side = config.data.image_size
+    blank = ImageSet(np.zeros((2, side, side, 3), np.uint8), np.arange(2), ("one", "other"))
+    data = ImageDataModule(InMemory(blank, blank), image_size=side)
     data.setup()
     with isolate_rng():
         classifier = build_classifier(config.model_copy(update={"classifier": uncompiled}), data).eval()

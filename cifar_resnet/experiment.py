@@ -8,7 +8,7 @@ from torch.distributed import DistError
 
 from cifar_resnet import checks, interruption
 from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
-from cifar_resnet.build import build_classifier, build_data, build_trainer, choose_precision, prepare
+from cifar_resnet.build import build_classifier, build_data, build_source, build_trainer, choose_precision, prepare
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.history import History
@@ -46,7 +46,7 @@ def train(config: Train) -> TrainResult:
     trainer = build_trainer(config, [history, outputs, evaluator, gallery], choice.precision)
     checks.before_data(config, trainer, checkpoint)
     gallery.check(checks.try_classifier(config))
-    data = read_images(config)
+    data = read_images(build_data(config, trainer.world_size))
     checks.after_data(config, data, checkpoint)
     classifier = build_classifier(with_bounds_of(checkpoint, config), data)
     announce(config, data, classifier, trainer, choice)
@@ -76,7 +76,7 @@ def find_lr(config: LrFind) -> LrSearch:
     trainer = build_trainer(config, [], choice.precision)
     checks.before_data(config, trainer, {})
     checks.try_classifier(config)
-    data = read_images(config)
+    data = read_images(build_data(config, trainer.world_size))
     checks.after_data(config, data, {})
     classifier = build_classifier(config, data)
     announce(config, data, classifier, trainer, choice)
@@ -104,7 +104,8 @@ def evaluate(config: Evaluate) -> Evaluation:
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
     gallery.check(classifier)
     trainer = build_trainer(config, [outputs, evaluator, gallery], choose_precision(config, {}).precision)
-    data = read_images(config, "test")
+    data = ImageDataModule(build_source(config), image_size=classifier.hparams["image_size"])
+    read_images(data, "test")
     check_classes(f"ckpt={config.ckpt}", classifier.classes, data.classes)
     print_once(f"data: {count_images(data)}, on {device_name(trainer.strategy.root_device)}")
     with RunFolder(config, trainer) as run:
@@ -116,9 +117,8 @@ def evaluate(config: Evaluate) -> Evaluation:
         return evaluator.evaluation
 
 
-def read_images(config: Train | Evaluate, stage: str | None = None) -> ImageDataModule:
+def read_images(data: ImageDataModule, stage: str | None = None) -> ImageDataModule:
     """Return the data with the images of a stage in it, ``fit`` or ``test``; None reads those of both."""
-    data = build_data(config)
     data.prepare_data()
     data.setup(stage)
     return data

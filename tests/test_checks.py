@@ -196,7 +196,9 @@ def test_the_rehearsal_leaves_the_random_numbers_alone(monkeypatch: pytest.Monke
         build.prepare(config.seed)
         if rehearsed:
             checks.try_classifier(config)
-        return build.build_classifier(config, experiment.read_images(config)).network.prep[0].weight  # type: ignore[index]
+        return (
+            build.build_classifier(config, experiment.read_images(build.build_data(config, 1))).network.prep[0].weight
+        )  # type: ignore[index]
 
     assert torch.equal(first_weights(rehearsed=True), first_weights(rehearsed=False))
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.datasets import CIFAR10
 
@@ -19,6 +20,8 @@ from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.overrides import CONFIGS
 from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError
+from cifar_resnet.inference.export import export
+from cifar_resnet.inference.predict import predict
 from cifar_resnet.lr.search import Probe
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -163,11 +166,11 @@ def test_the_search_runs_on_the_trainers_own_device(monkeypatch: pytest.MonkeyPa
 
     config = compose("train", *SMALL)
     build.prepare(config.seed)
-    data = experiment.read_images(config)
+    data = experiment.read_images(build.build_data(config, 1))
     classifier = build.build_classifier(config, data)
     monkeypatch.setattr(experiment, "search", searched)
     for device in (torch.device("cuda", 1), torch.device("cpu")):
-        trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+        trainer = SimpleNamespace(precision="32-true", strategy=SimpleNamespace(root_device=device))
         with pytest.raises(InputError, match="seen"):
             experiment.find_bounds(config, classifier, data, trainer)  # type: ignore[arg-type]
     assert asked == [[1], 1]
@@ -271,3 +274,17 @@ def test_the_literal_command_of_the_readme(tmp_path: Path) -> None:
     assert "tensorboard --logdir lightning_logs" in done.stdout
     assert "bf16-mixed" in done.stdout or torch.cuda.is_available()
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_on_images_of_another_size_is_evaluated_predicted_and_exported_at_it(tmp_path: Path) -> None:
+    for number in range(40):
+        kind, part = ("bright", "dark")[number % 2], ("train", "test")[number // 30]
+        (tmp_path / part / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (50, 40), (250 - 200 * (number % 2),) * 3).save(tmp_path / part / kind / f"{number}.png")
+    words = ["data=folder", f"data.root={tmp_path}", "data.image_size=16", "model.width=2", "trainer.accelerator=cpu"]
+    run = train(*words, *GIVEN, "trainer.max_epochs=2", "schedule.peak_epoch=1")
+    assert run.classifier.example_input_array.shape == (1, 16, 16, 3)
+    ckpt = f"ckpt={run.folder}/checkpoints/last.ckpt"
+    assert evaluate(ckpt, "data=folder", f"data.root={tmp_path}").accuracy == run.evaluation.accuracy
+    export(compose("export", ckpt))
+    assert predict(compose("predict", ckpt, f"images={tmp_path}/test")) == 0

@@ -27,6 +27,9 @@ Folder = Annotated[Text, AfterValidator(writable_folder)]
 Size = Annotated[int, Field(ge=0, le=10_000_000)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
+ImageSize = Annotated[int, Field(ge=16, le=256, multiple_of=8)]
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+Cutout = Annotated[int, Field(ge=0, le=256)]
 Rate = Annotated[float, Field(ge=1e-12, le=1e6)]
 Devices = Annotated[int, Field(ge=1, le=1024)] | Annotated[list[Size], Field(min_length=1)] | Literal["auto", -1]
 Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true", 16, 32, 64, "bf16"]
@@ -79,15 +82,16 @@ class Optimizer(Call):
 class Images(Section, extra="ignore"):
     source: Call = Field(description="what reads them")
     root: Text = Maybe(description="folder of the images")
-    resize: bool = Maybe(description="scale images of other sizes to 32×32, centre-cropped; false: refuse them")
+    resize: bool = Maybe(description="scale images of other sizes, centre-cropped; false: refuse them")
 
 
 class Data(Images, extra="forbid"):
-    batch_size: int = Field(ge=1, le=65_536, description="images in an optimizer step, shared by all devices")
+    image_size: ImageSize = Field(description="side in pixels that images are scaled to")
+    batch_size: BatchSize | None = Field(description="images in a step, over all devices; null: by their number")
     num_workers: int | None = Field(ge=0, le=256, description="that augment; null: none on a CPU, up to 8 beside a GPU")
     padding: Literal["reflect", "mean"] = Field(description="what surrounds a training image before it is cropped")
     flip: bool = Field(description="mirror half of the training images")
-    cutout: int = Field(ge=0, le=32, description="side in pixels of the square cut out of training images; 0: none")
+    cutout: Cutout | None = Field(description="side of the square cut out of training images; null: a quarter")
     val_size: Size = Field(description="training images held out for tuning; 0: train on all")
     train_size: Count | None = Field(description="train on this many only, class proportions kept; null: all")
     test_statistics: Literal["train", "test"] = Field(description="whose mean and deviation normalize test images")
@@ -173,6 +177,8 @@ class Train(Section):
             below, above = attrgetter(low, high)(self)
             if below is not None and above is not None and below >= above:
                 raise InputError(f"{low}={below}: must be below {high}={above}")
+        if (self.data.cutout or 0) > self.data.image_size:
+            raise InputError(f"data.cutout={self.data.cutout}: is larger than data.image_size={self.data.image_size}")
         clip = self.trainer.gradient_clip_val
         if clip and self.optimizer.fused and "16" in str(self.trainer.precision):
             raise InputError(f"trainer.gradient_clip_val={clip}: add optimizer.fused=false to clip in mixed precision")

@@ -31,7 +31,8 @@ def expected(described: dict[str, Any]) -> str:
         return " | ".join(map(str, described.get("enum", [described.get("const")])))
     kind = KINDS.get(described["type"], described["type"].replace("array", "a list"))
     low = f"from {described['minimum']:,}" if "minimum" in described else "above 0"
-    return f"{kind} {low} to {described['maximum']:,}" if "maximum" in described else kind
+    step = f", a multiple of {described['multipleOf']}" if "multipleOf" in described else ""
+    return f"{kind} {low} to {described['maximum']:,}{step}" if "maximum" in described else kind
 
 
 def explain(error: ValidationError, command: str) -> str:

@@ -9,19 +9,26 @@ import numpy as np
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would otherwise ask the network for updates
 import albumentations as A
 
-PADDING = 4  # pixels added to each side before a crop of the original size is taken: 81 possible offsets
+
+def padding_of(side: int) -> int:
+    """Return the pixels that are added to each side of an image before a crop of its size is taken: an eighth of it.
+
+    Of 32 pixels that is 4, which leaves 81 possible offsets.
+    """
+    return side // 8
 
 
 def pad(images: np.ndarray, mode: str, fill: np.ndarray) -> np.ndarray:
-    """Pad images on all four sides by `PADDING` pixels: uint8 ``[N, H, W, 3]`` to ``[N, H + 8, W + 8, 3]``.
+    """Pad square images on all four sides: uint8 ``[N, S, S, 3]`` to ``[N, S + S / 4, S + S / 4, 3]``.
 
     The mode ``reflect`` mirrors an image at its border (without repeating it), ``mean`` uses ``fill``, uint8 ``[3]``.
     """
-    margin = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
+    width = padding_of(images.shape[1])
+    margin = ((0, 0), (width, width), (width, width), (0, 0))
     if mode == "reflect":
         return np.pad(images, margin, mode="reflect")
     padded = np.full([side + sum(more) for side, more in zip(images.shape, margin, strict=True)], fill)
-    padded[:, PADDING:-PADDING, PADDING:-PADDING] = images
+    padded[:, width:-width, width:-width] = images
     return padded
 
 

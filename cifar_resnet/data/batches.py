@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from cifar_resnet.data.augment import Augmentation
 from cifar_resnet.interruption import SIGNALS
 
-Batch = tuple[Tensor, Tensor]  # images, uint8 ``[N, 32, 32, 3]``, and labels, int64 ``[N]``
+Batch = tuple[Tensor, Tensor]  # images, uint8 ``[N, S, S, 3]``, and labels, int64 ``[N]``
 Key = tuple[int, int]  # which batch: epoch and place in it, both counted from 0
 
 
@@ -23,7 +23,7 @@ class TrainingBatches(Dataset[Batch]):
     """Augmented training batches by key.
 
     Args:
-        padded: uint8 ``[N, 40, 40, 3]``, never copied; in shared memory where workers do not inherit it.
+        padded: uint8 ``[N, S + S / 4, S + S / 4, 3]``, never copied; in shared memory where workers do not inherit it.
         labels: int64 ``[N]``, likewise.
         batch_size: the global batch size; each of ``world_size`` ranks gets its own share of every batch.
         seed: of order and draws.

@@ -10,13 +10,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cifar_resnet.data.augment import PADDING, Augmentation, pad
+from cifar_resnet.data.augment import Augmentation, pad, padding_of
 from cifar_resnet.data.batches import TrainingBatches, TrainingLoader
-from cifar_resnet.data.images import IMAGE_SIZE
 from cifar_resnet.data.sources import Examples, ImageSet, Source
 from cifar_resnet.errors import InputError
 
 EVALUATION_BATCH_SIZE = 1000
+FEWEST_STEPS = 20  # of an epoch: with fewer, a schedule of rates has no time
+LARGEST_BATCH = 512  # the assignment's
 MOST_WORKERS = 8  # of a device unless told otherwise; each augments some 50,000 images a second
 
 
@@ -30,6 +31,15 @@ def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     return means, [max(deviation, 1 / 255) for deviation in deviations]
 
 
+def batch_size_for(images: int, accumulated: int = 1, devices: int = 1) -> int:
+    """Return a batch size that gives an epoch of so many images 20 optimizer steps or more: 512 at most.
+
+    It is a multiple of the devices; where there are too few images, each device has two.
+    """
+    share = min(LARGEST_BATCH, images // (FEWEST_STEPS * accumulated)) // devices
+    return devices * max(share, 2)
+
+
 @dataclass(eq=False)
 class ImageDataModule(LightningDataModule):
     """Batches of uint8 images for training, validation and test.
@@ -39,8 +49,9 @@ class ImageDataModule(LightningDataModule):
 
     Args, beside those that `cifar_resnet.cli.schema.Data` describes with their ranges:
         source: offers the training and the test images, of which none are read before `setup` asks for them.
-        batch_size: over all devices together, if gradients are not accumulated.
+        batch_size: over all devices together, if gradients are not accumulated; None: `batch_size_for` as many images.
         seed: of the splits, the order and the augmentation.
+        devices: how many share a batch.
         accumulate_grad_batches: batches in an optimizer step; an epoch leaves out those that would make a weaker one.
 
     Attributes:
@@ -51,16 +62,18 @@ class ImageDataModule(LightningDataModule):
 
     source: Source
     _: KW_ONLY
-    batch_size: int = 512
+    image_size: int = 32
+    batch_size: int | None = 512
     num_workers: int | None = None
     padding: str = "reflect"
     flip: bool = True
-    cutout: int = 8
+    cutout: int | None = None
     val_size: int = 0
     train_size: int | None = None
     test_statistics: str = "train"
     seed: int = 0
     accumulate_grad_batches: int = 1
+    devices: int = 1
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -88,10 +101,12 @@ class ImageDataModule(LightningDataModule):
         split = _split(self.source.train(), self.val_size, self.train_size, self.seed) if first_fit else None
         test = self.source.test() if needs_test and self.test is None else None
         if split is not None:
-            self.train, self.val = (None if part is None else part.read() for part in split)
+            self.train, self.val = (None if part is None else part.read(self.image_size) for part in split)
         if test is not None:
-            self.test = test.read()
+            self.test = test.read(self.image_size)
         if first_fit:
+            if self.batch_size is None:
+                self.batch_size = batch_size_for(len(_read(self.train)), self.accumulate_grad_batches, self.devices)
             self.mean, self.std = channel_statistics(_read(self.train).images)
             self.test_mean, self.test_std = self.mean, self.std
             if self.test_statistics == "test":
@@ -130,7 +145,9 @@ class ImageDataModule(LightningDataModule):
         fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
         workers = self._workers()
         arrays = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")  # forks inherit
-        augmentation = Augmentation(IMAGE_SIZE, self.flip, self.cutout, fill)
+        cutout = self.image_size // 4 if self.cutout is None else self.cutout
+        augmentation = Augmentation(self.image_size, self.flip, cutout, fill)
+        assert self.batch_size is not None, "call setup() first"
         accumulated = self.accumulate_grad_batches
         batches = TrainingBatches(*arrays, augmentation, self.batch_size, self.seed, rank, world_size, accumulated)
         if not len(batches):
@@ -154,7 +171,8 @@ class ImageDataModule(LightningDataModule):
             self._padded = padded, torch.from_numpy(train.labels.copy())
             if shared:
                 self._padded = padded.share_memory_(), self._padded[1].share_memory_()
-            inside = padded[:, PADDING:-PADDING, PADDING:-PADDING]
+            margin = padding_of(self.image_size)
+            inside = padded[:, margin:-margin, margin:-margin]
             self.train = replace(train, images=inside.numpy(), labels=self._padded[1].numpy())
         return self._padded
 

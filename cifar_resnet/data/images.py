@@ -1,4 +1,4 @@
-"""From any image file that Pillow reads to the 32×32 RGB pixels that a classifier takes."""
+"""From any image file that Pillow reads to the square of RGB pixels that a classifier takes."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,17 +12,16 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from cifar_resnet.data.files import is_special, printable
 from cifar_resnet.errors import InputError, one_line
 
-IMAGE_SIZE = 32  # height and width in pixels of every image that is trained on, evaluated or predicted
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside the interpreter lock
 FILES_AT_A_TIME = 8  # that a thread reads: changing threads takes longer than decoding a small image
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What was read of a file: RGB, uint8 ``[32, 32, 3]``.
+    """What was read of a file: RGB, uint8 ``[side, side, 3]``.
 
     ``size`` is the width and height of the picture as it is seen, upright, before it was scaled. The ``note`` says what
-    was done to it; it is empty for a 32×32 picture that was taken as it is.
+    was done to it; it is empty for a picture that was taken as it is.
     """
 
     file: Path
@@ -31,32 +30,32 @@ class Picture:
     note: str
 
 
-def read_batches(files: Sequence[Path], size: int) -> Iterator[list[Picture | InputError]]:
+def read_batches(files: Sequence[Path], size: int, side: int) -> Iterator[list[Picture | InputError]]:
     """Yield each file's picture, or the error why there is none, ``size`` at a time, so that memory does not grow."""
+
+    def read_or_error(file: Path) -> Picture | InputError:
+        try:
+            return read(file, side)
+        except InputError as error:
+            return error
+
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(files), size):
-            yield list(pool.map(_read_or_error, files[start : start + size]))
+            yield list(pool.map(read_or_error, files[start : start + size]))
 
 
-def _read_or_error(file: Path) -> Picture | InputError:
-    try:
-        return read(file)
-    except InputError as error:
-        return error
-
-
-def decode(files: Sequence[Path], resize: bool) -> np.ndarray:
-    """Return the pixels of images to train on or to be tested with: RGB, uint8 ``[N, 32, 32, 3]``.
+def decode(files: Sequence[Path], side: int, resize: bool) -> np.ndarray:
+    """Return the pixels of images to train on or to be tested with: RGB, uint8 ``[N, side, side, 3]``.
 
     Raises:
         InputError: the first file that cannot be read, or that is of another size where ``resize`` does not allow it.
     """
-    images = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    images = np.empty((len(files), side, side, 3), np.uint8)
 
     def fill(start: int) -> int:
         part = files[start : start + FILES_AT_A_TIME]
         for index, file in enumerate(part, start):
-            images[index] = _pixels(file, resize)
+            images[index] = _pixels(file, side, resize)
         return len(part)
 
     pool = ThreadPoolExecutor(THREADS)
@@ -68,27 +67,27 @@ def decode(files: Sequence[Path], resize: bool) -> np.ndarray:
     return images
 
 
-def _pixels(file: Path, resize: bool) -> np.ndarray:
+def _pixels(file: Path, side: int, resize: bool) -> np.ndarray:
     try:
-        picture = read(file)
+        picture = read(file, side)
     except InputError as error:
         raise InputError(f"{error}: repair or remove it") from error
     width, height = picture.size
-    if not resize and (width, height) != (IMAGE_SIZE, IMAGE_SIZE):
+    if not resize and (width, height) != (side, side):
         raise InputError(
-            f"{printable(file)} is {width}×{height} pixels, not {IMAGE_SIZE}×{IMAGE_SIZE}: "
+            f"{printable(file)} is {width}×{height} pixels, not {side}×{side}: "
             "scale the images, or set data.resize=true"
         )
     return picture.pixels
 
 
-def read(file: Path) -> Picture:
+def read(file: Path, side: int = 32) -> Picture:
     """Return a picture as it is meant to be seen: upright, on white where transparent, its first frame if it moves.
 
     The file is of any format that Pillow knows, whatever its suffix. It becomes RGB of 8 bits: grey of 16 bits is
     divided by 257, and grey levels of unknown range (32 bits, floats) are stretched to 0 to 255. The shorter side is
-    scaled to 32 pixels; of the longer side the middle is kept. Training images and images to predict are read by this
-    function alone, so both see the same pixels. `InputError` where the file cannot be read as an image.
+    scaled to ``side`` pixels; of the longer side the middle is kept. Training images and images to predict are read by
+    this function alone, so both see the same pixels. `InputError` where the file cannot be read as an image.
     """
     try:
         if is_special(file):
@@ -110,10 +109,15 @@ def read(file: Path) -> Picture:
         reason = unknown or getattr(error, "strerror", None) or one_line(error)
         raise InputError(f"{printable(file)} cannot be read as an image ({reason})") from error
     width, height = size = rgb.size
-    if size != (IMAGE_SIZE, IMAGE_SIZE):
+    if size != (side, side):
         notes.append(f"scaled from {width}×{height}" + (", centre-cropped" if width != height else ""))
-        rgb = ImageOps.fit(rgb, (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+        rgb = fit(rgb, side)
     return Picture(file, np.asarray(rgb), size, ", ".join(notes))
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """Scale the shorter side of an RGB image to ``side`` pixels, and keep the middle of the longer one."""
+    return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
 
 
 def _refuse_too_large(width: int, height: int) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from cifar_resnet.data.files import SUFFIXES, first_of, is_special, printable
-from cifar_resnet.data.images import IMAGE_SIZE, decode
+from cifar_resnet.data.images import decode, fit
 from cifar_resnet.errors import InputError
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images in memory: RGB, uint8 ``[N, 32, 32, 3]``, and indices into the class names, int64 ``[N]``.
+    """Labelled images in memory: RGB, uint8 ``[N, H, W, 3]``, and indices into the class names, int64 ``[N]``.
 
     Where the images come from files, ``files`` names them, one for each image.
     """
@@ -34,9 +34,14 @@ class ImageSet:
         files = None if self.files is None else tuple(self.files[index] for index in indices)
         return ImageSet(self.images[indices], self.labels[indices], self.classes, files)
 
-    def read(self) -> "ImageSet":
-        """Return these images, which are in memory already; what is not yet is read by `ImageFiles.read`."""
-        return self
+    def read(self, side: int) -> "ImageSet":
+        """Return these images, uint8 ``[N, side, side, 3]``, scaled where they are of another size."""
+        if self.images.shape[1:3] == (side, side):
+            return self
+        scaled = np.empty((len(self), side, side, 3), np.uint8)
+        for index, image in enumerate(self.images):
+            scaled[index] = np.asarray(fit(Image.fromarray(image), side))
+        return replace(self, images=scaled)
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,14 @@ class ImageFiles:
         files: the names, one for each image.
         labels: indices into the class names, int64 ``[N]``.
         classes: the class names.
-        resize: scale images of other sizes to 32×32, centre-cropping the longer side, instead of refusing them.
+        resize: scale images of other sizes, centre-cropping the longer side, instead of refusing them.
     """
 
     root: Path
     files: tuple[str, ...]
     labels: np.ndarray
     classes: tuple[str, ...]
-    resize: bool = False
+    resize: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,9 +69,9 @@ class ImageFiles:
         """Return the files at ``indices``, in that order."""
         return replace(self, files=tuple(self.files[index] for index in indices), labels=self.labels[indices])
 
-    def read(self) -> ImageSet:
-        """Read the images into memory; `InputError` for the first of them that cannot be used."""
-        images = decode([self.root / name for name in self.files], self.resize)
+    def read(self, side: int) -> ImageSet:
+        """Read the images, uint8 ``[N, side, side, 3]``; `InputError` for the first of them that cannot be used."""
+        images = decode([self.root / name for name in self.files], side, self.resize)
         return ImageSet(images, self.labels, self.classes, self.files)
 
 
@@ -130,7 +135,7 @@ class Digits(SplitSource):
         train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
         rows = train if split == "train" else test
         grey = np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)
-        large = [Image.fromarray(image).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC) for image in grey]
+        large = [Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in grey]
         images = np.stack([np.asarray(image.convert("RGB")) for image in large])
         return ImageSet(images, labels[rows], tuple(map(str, bunch.target_names)))
 
@@ -143,14 +148,14 @@ class Folder(SplitSource):
 
     Args:
         root: the folder that holds ``train`` and ``test``; of these only what is asked for need be there.
-        resize: scale images of other sizes to 32×32, centre-cropping the longer side, instead of refusing them.
+        resize: scale images of other sizes, centre-cropping the longer side, instead of refusing them.
 
     Reading raises `InputError` if a folder is missing or empty, the classes of ``train`` and ``test`` differ where both
     are there, or an image cannot be used.
     """
 
     root: str
-    resize: bool = False
+    resize: bool = True
 
     def _part(self, split: str) -> ImageFiles:
         # Both are listed, where both are there: what is wrong with either is said before the slow part begins.

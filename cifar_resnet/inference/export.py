@@ -19,7 +19,6 @@ from rich import get_console
 from torch import Tensor, nn
 
 from cifar_resnet.cli.schema import Export
-from cifar_resnet.data.images import IMAGE_SIZE
 from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference.output import output_file
@@ -37,7 +36,7 @@ INPUT = (  # how any photo becomes the input, as `cifar_resnet.data.images.read`
 CLASSES = "classes.json"  # in a TorchScript or exported-program archive: the class names, a JSON list by label
 
 Run = Callable[[Tensor], Tensor]
-"""An exported file at work: uint8 ``[N, 32, 32, 3]`` to float32 ``[N, classes]``, both on the CPU."""
+"""An exported file at work: uint8 ``[N, side, side, 3]`` to float32 ``[N, classes]``, both on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Format:
 
 
 class Probabilities(nn.Module):
-    """A classifier as plain torch, in evaluation mode: uint8 ``[N, 32, 32, 3]``, RGB, to float32 ``[N, classes]``."""
+    """A classifier as plain torch, in evaluation mode: uint8 ``[N, S, S, 3]``, RGB, to float32 ``[N, classes]``."""
 
     mean: Tensor
     std: Tensor
@@ -89,14 +88,15 @@ def export(config: Export) -> Path:
         draft = Path(folder) / output.name
         difference, count = _write_and_verify(config.format, classifier, draft)
         draft.replace(output)
-    purpose = f"uint8 images [N, 32, 32, 3] in, probabilities [N, {len(classifier.classes)}] out"
+    side = classifier.hparams["image_size"]
+    purpose = f"uint8 images [N, {side}, {side}, 3] in, probabilities [N, {len(classifier.classes)}] out"
     proof = f"verified: at most {difference:.1g} from the checkpoint's probabilities, on {count} images"
     get_console().print(f"{output}: {purpose}\n{proof}", markup=False, highlight=False, soft_wrap=True)
     return output
 
 
 def _write_and_verify(name: str, classifier: ImageClassifier, file: Path) -> tuple[float, int]:
-    example = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
+    example = classifier.example_input_array.repeat(2, 1, 1, 1)
     try:
         with _quiet(), torch.no_grad():
             FORMATS[name].write(Probabilities(classifier), example, json.dumps(classifier.classes), file)
@@ -129,8 +129,9 @@ def verify(run: Run, classifier: ImageClassifier) -> tuple[float, int]:
 
     Returns the largest difference of a probability, NaN where one is no number, and the number of images.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (64, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    images = torch.from_numpy(np.concatenate([Digits().test().read().images, noise]))
+    side = classifier.hparams["image_size"]
+    noise = np.random.default_rng(0).integers(0, 256, (64, side, side, 3), np.uint8)
+    images = torch.from_numpy(np.concatenate([Digits().test().read(side).images, noise]))
     batches = images.split([*BATCH_SIZES, len(images) - sum(BATCH_SIZES)])
     differences = [(run(batch) - classifier(batch).softmax(dim=1)).abs().max() for batch in batches]
     return torch.stack(differences).max().item(), len(images)

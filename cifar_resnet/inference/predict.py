@@ -95,7 +95,7 @@ def _predictions(
         redirect_stdout=sys.stdout.isatty(),  # else what is piped on would end in the terminal
     ) as progress:
         task = progress.add_task("", total=len(files))
-        for batch in read_batches(files, BATCH_SIZE):
+        for batch in read_batches(files, BATCH_SIZE, classifier.hparams["image_size"]):
             problems = [each for each in batch if isinstance(each, InputError)]
             for problem in problems:
                 messages.print(f"{problem}: skipped")

@@ -35,19 +35,20 @@ class CustomResNet(nn.Module):
     Args:
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
         num_classes: logits returned.
+        image_size: side of the images in pixels, a multiple of 8; the last pool covers the map that they come to.
     """
 
-    def __init__(self, width: int = 64, num_classes: int = 10):
+    def __init__(self, width: int = 64, num_classes: int = 10, image_size: int = 32):
         super().__init__()
         self.prep = conv_block(3, width)
         self.layer1 = nn.Sequential(conv_block(width, 2 * width, pool=True), ResBlock(2 * width))
         self.layer2 = conv_block(2 * width, 4 * width, pool=True)
         self.layer3 = nn.Sequential(conv_block(4 * width, 8 * width, pool=True), ResBlock(8 * width))
-        self.pool = nn.MaxPool2d(4)
+        self.pool = nn.MaxPool2d(image_size // 8)
         self.fc = nn.Linear(8 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map normalized images, float ``[N, 3, 32, 32]``, to logits ``[N, num_classes]``."""
+        """Map normalized images, float ``[N, 3, image_size, image_size]``, to logits ``[N, num_classes]``."""
         x = self.prep(x)
         x = self.layer1(x)
         x = self.layer2(x)

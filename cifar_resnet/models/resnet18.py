@@ -32,9 +32,10 @@ class ResNet(nn.Module):
         blocks: basic blocks of each stage.
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
         num_classes: logits returned.
+        image_size: side of the images in pixels, a multiple of 8; the last pool covers the map that they come to.
     """
 
-    def __init__(self, blocks: tuple[int, int, int, int], width: int = 64, num_classes: int = 10):
+    def __init__(self, blocks: tuple[int, int, int, int], width: int = 64, num_classes: int = 10, image_size: int = 32):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -43,11 +44,11 @@ class ResNet(nn.Module):
         self.layer2 = _stage(width, 2 * width, blocks[1], stride=2)
         self.layer3 = _stage(2 * width, 4 * width, blocks[2], stride=2)
         self.layer4 = _stage(4 * width, 8 * width, blocks[3], stride=2)
-        self.pool = nn.AvgPool2d(4)
+        self.pool = nn.AvgPool2d(image_size // 8)
         self.fc = nn.Linear(8 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map normalized images, float ``[N, 3, 32, 32]``, to logits ``[N, num_classes]``."""
+        """Map normalized images, float ``[N, 3, image_size, image_size]``, to logits ``[N, num_classes]``."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer1(x)
         x = self.layer2(x)
@@ -61,6 +62,6 @@ def _stage(channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.
     return nn.Sequential(first, *(BasicBlock(channels_out, channels_out, 1) for _ in range(blocks - 1)))
 
 
-def resnet18(width: int = 64, num_classes: int = 10) -> ResNet:
+def resnet18(width: int = 64, num_classes: int = 10, image_size: int = 32) -> ResNet:
     """Return the ResNet-18 of the assignment's summary table: 11,173,962 parameters at width 64 with 10 classes."""
-    return ResNet((2, 2, 2, 2), width, num_classes)
+    return ResNet((2, 2, 2, 2), width, num_classes, image_size)

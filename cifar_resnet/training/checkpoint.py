@@ -40,6 +40,7 @@ class Hyperparameters(schema.Classifier, schema.Schedule):
     test_std: Deviations
     optimizer: schema.Optimizer
     max_epochs: int = Field(ge=1, le=10_000)
+    image_size: schema.ImageSize = 32
     validation_name: Literal["val", "test"]
 
     @model_validator(mode="before")

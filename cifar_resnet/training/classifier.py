@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from cifar_resnet.data.images import IMAGE_SIZE
 from cifar_resnet.training.named import make
 from cifar_resnet.training.one_cycle import one_cycle
 
@@ -40,6 +39,7 @@ class ImageClassifier(LightningModule):
             reciprocal of the factor 0.125 in Page's ResNet-9 (github.com/davidcpage/cifar10-fast).
         label_smoothing: of the training loss (Szegedy et al. 2015, arXiv 1512.00567, section 7).
         compile, compile_mode: whether ``torch.compile`` compiles the network, and its ``mode``.
+        image_size: side of the images in pixels, for networks that take an argument of this name.
         validation_name: under which the validation loop logs, ``val`` or ``test``.
     """
 
@@ -65,12 +65,13 @@ class ImageClassifier(LightningModule):
         label_smoothing: float = 0.0,
         compile: bool = False,
         compile_mode: str = "default",
+        image_size: int = 32,
         validation_name: str = "test",
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.classes = tuple(classes)
-        self.network = make(nn.Module, model, "model", num_classes=len(classes))
+        self.network = make(nn.Module, model, "model", offered={"image_size": image_size}, num_classes=len(classes))
         self.network.to(memory_format=torch.channels_last)
         if compile:
             self.network.compile(mode=compile_mode)
@@ -81,7 +82,7 @@ class ImageClassifier(LightningModule):
             {"loss": MeanMetric(nan_strategy="disable"), "accuracy": accuracy}, compute_groups=False
         )
         self.train_metrics, self.val_metrics, self.test_metrics = metrics.clone(), metrics.clone(), metrics.clone()
-        self.example_input_array: Tensor = torch.zeros(1, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
+        self.example_input_array: Tensor = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Map uint8 images ``[N, H, W, 3]`` to floats ``[N, 3, H, W]`` of mean 0 and deviation 1, channels last."""
@@ -92,7 +93,7 @@ class ImageClassifier(LightningModule):
         return pixels.permute(0, 3, 1, 2)  # NHWC memory seen as NCHW is channels_last: nothing is copied
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 images ``[N, 32, 32, 3]``, RGB, to logits ``[N, classes]``; their softmax is the probability."""
+        """Map uint8 images ``[N, S, S, 3]``, RGB, to logits ``[N, classes]``; their softmax is the probability."""
         return self.network(self.normalize(images)) / self.hparams["temperature"]
 
     def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -15,7 +15,14 @@ def locate(name: str) -> Any:
     return resolve_name(":".join(name.rsplit(".", 1)))  # the function resnet18 rather than its module
 
 
-def make(kind: type[Made], call: Mapping[str, Any], key: str, *positional: Any, **given: Any) -> Made:
+def make(
+    kind: type[Made],
+    call: Mapping[str, Any],
+    key: str,
+    *positional: Any,
+    offered: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> Made:
     """Call what a configuration names.
 
     A failure inside the callable, a user's network perhaps, stays what it is and keeps its traceback.
@@ -25,6 +32,7 @@ def make(kind: type[Made], call: Mapping[str, Any], key: str, *positional: Any, 
         call: ``{"_target_": dotted name of the callable, ...}``; the rest are its keyword arguments.
         key: where the configuration holds it, for messages.
         positional: arguments that are not in the configuration.
+        offered: keyword arguments that it gets if it names them among its own and the configuration does not.
         given: keyword arguments that are not in the configuration.
 
     Raises:
@@ -35,6 +43,7 @@ def make(kind: type[Made], call: Mapping[str, Any], key: str, *positional: Any, 
     try:
         target = locate(name)
         signature = inspect.signature(target)
+        arguments = {name: value for name, value in (offered or {}).items() if name in signature.parameters} | arguments
         signature.bind(*positional, **arguments)
     except (ImportError, AttributeError) as error:
         raise InputError(f"{key}._target_={name}: there is nothing by that name ({one_line(error)})") from error

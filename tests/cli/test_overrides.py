@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cifar_resnet.cli import command, overrides
@@ -145,7 +145,7 @@ def test_what_cannot_be_used_is_answered_with_what_to_do(refusal: Callable[..., 
 def test_what_python_cannot_read_is_a_text_like_any_other(refusal: Callable[..., str], value: str) -> None:
     line = refusal(f"data.batch_size={value}")
     assert line.startswith("train.py: data.batch_size=")
-    assert line.endswith(": expected a whole number from 1 to 65,536\n")
+    assert line.endswith(": expected a whole number from 1 to 65,536, or null\n")
     assert len(line) <= command.LONGEST_LINE + 1
 
 
@@ -155,8 +155,11 @@ def test_a_reference_to_what_is_not_there_is_refused_with_any_option(refusal: Ca
 
 
 def test_a_wrong_value_is_shown_as_it_is_typed(refusal: Callable[..., str]) -> None:
-    assert refusal("data.batch_size=abc") == "train.py: data.batch_size=abc: expected a whole number from 1 to 65,536\n"
-    assert "data.batch_size=null:" in refusal("data.batch_size=null")
+    assert (
+        refusal("data.batch_size=abc")
+        == "train.py: data.batch_size=abc: expected a whole number from 1 to 65,536, or null\n"
+    )
+    assert "data.image_size=null:" in refusal("data.image_size=null")
     assert "data.num_workers=true:" in refusal("data.num_workers=true", name="lr_find")
 
 
@@ -200,6 +203,7 @@ def test_home_is_found_behind_an_equals_sign(run: Run, monkeypatch: pytest.Monke
 
 
 @settings(deadline=None)
+@example(path="\\ ")
 @given(path=st.text(st.characters(exclude_categories=("C",), exclude_characters="'\""), min_size=1))
 def test_any_path_is_read_as_it_is_or_as_a_plain_value(path: str) -> None:
     try:
@@ -208,7 +212,8 @@ def test_any_path_is_read_as_it_is_or_as_a_plain_value(path: str) -> None:
         assert "," in path
         return
     value = OverridesParser.create().parse_override(typed).value()
-    assert value in (path, path.strip()) or not isinstance(value, str)
+    unescaped = re.sub(r"\\(\s)", r"\1", path)  # as a shell would
+    assert value in (path, path.strip(), unescaped, unescaped.strip()) or not isinstance(value, str)
 
 
 UNUSABLE = [
@@ -313,7 +318,7 @@ def test_help_shows_every_key_with_value_and_meaning(run: Run, capsys: pytest.Ca
         assert (listed in text) == (name in {"train", "lr_find"} or (name, group) == ("evaluate", "data"))
     if name in {"train", "lr_find"}:
         assert re.search(r"^seed +17 +of weights, splits, order", text, re.MULTILINE)
-        assert re.search(r"^data.batch_size +512 +images in an optimizer step", text, re.MULTILINE)
+        assert re.search(r"^data.batch_size +512 +images in a step", text, re.MULTILINE)
     else:
         assert re.search(r"^ckpt +the checkpoint, such as", text, re.MULTILINE)
 

@@ -21,7 +21,7 @@ from lightning.pytorch.tuner import Tuner
 from PIL import Image
 
 from cifar_resnet.data.batches import Batch, TrainingBatches, TrainingLoader
-from cifar_resnet.data.datamodule import ImageDataModule, channel_statistics
+from cifar_resnet.data.datamodule import ImageDataModule, batch_size_for, channel_statistics
 from cifar_resnet.data.sources import Folder, ImageSet, InMemory, Source
 from cifar_resnet.errors import InputError
 from cifar_resnet.lr.search import Probe
@@ -526,3 +526,30 @@ def test_a_cpu_is_not_given_workers_unasked(tmp_path: Path) -> None:
     data.trainer = make_trainer(tmp_path)
     loader = data.train_dataloader().loader
     assert (loader.num_workers, loader.pin_memory) == (0, False)
+
+
+@pytest.mark.parametrize("side", [16, 64])
+def test_another_image_size_scales_images_padding_and_cutout_alike(side: int) -> None:
+    data = make_data(train=20, test=6, image_size=side, cutout=None)
+    assert (data.train.images.shape, data.test.images.shape) == ((20, side, side, 3), (6, side, side, 3))
+    padded = data.train_dataloader().batches.padded
+    assert padded.shape == (20, side * 5 // 4, side * 5 // 4, 3)
+    images, _ = data.train_dataloader().batches[0, 0]
+    assert images.shape[1:] == (side, side, 3)
+    cutout = data.train_dataloader().batches.augmentation.pipeline.transforms[-1]
+    assert cutout.size == side // 4
+
+
+@given(st.integers(2, 100_000), st.integers(1, 4), st.integers(1, 8))
+def test_a_batch_size_of_its_own_gives_an_epoch_twenty_steps(images: int, accumulated: int, devices: int) -> None:
+    size = batch_size_for(images, accumulated, devices)
+    assert size % devices == 0
+    assert size <= 512 or size == 2 * devices
+    if size > 2 * devices:
+        assert images // size // accumulated >= 20
+    if images >= 512 * 20 * accumulated:
+        assert 512 - size < devices
+
+
+def test_without_a_batch_size_there_are_twenty_steps() -> None:
+    assert len(make_data(train=300, batch_size=None).train_dataloader()) == 20

@@ -91,7 +91,7 @@ def pets(tmp_path: Path, save: Save) -> Path:
 
 def folder(root: Path, resize: bool = False) -> tuple[ImageSet, ImageSet]:
     source = Folder(str(root), resize)
-    return source.train().read(), source.test().read()
+    return source.train().read(32), source.test().read(32)
 
 
 def refused(root: Path, *words: str, resize: bool = False) -> None:
@@ -161,7 +161,7 @@ def test_resize_scales_and_centre_crops(pets: Path, save: Save) -> None:
     wide = np.zeros((64, 192, 3), np.uint8)
     wide[:, 64:96], wide[:, 96:128] = (200, 0, 0), (0, 0, 200)  # the middle third; the rest is cropped away
     save("train/cat/0.png", wide)
-    image, small, *_ = Folder(str(pets), resize=True).train().read().images
+    image, small, *_ = Folder(str(pets), resize=True).train().read(32).images
     assert np.array_equal(image[:, 2:14], np.broadcast_to([200, 0, 0], (32, 12, 3)))
     assert np.array_equal(image[:, 18:30], np.broadcast_to([0, 0, 200], (32, 12, 3)))
     assert np.array_equal(small, noise(0))
@@ -228,7 +228,7 @@ def test_training_sees_the_pixels_that_prediction_sees(tmp_path: Path, kind: str
             if kind == "WEBP":
                 options["lossless"] = True
             image.save(folder / f"{orientation}.{kind.lower()}", kind, **options)
-    images = Folder(str(tmp_path)).train().read().images
+    images = Folder(str(tmp_path)).train().read(32).images
     files = sorted(tmp_path.rglob(f"*.{kind.lower()}"))
     assert len(images) == len(files) == 2 * len(orientations)
     assert np.array_equal(images, [read(file).pixels for file in files])
@@ -258,7 +258,7 @@ def test_pipes_sockets_and_devices_are_no_images(pets: Path, capfd: pytest.Captu
     for name in ("train/cat/pipe.png", "train/dog/pipe.png", "test/cat/pipe.png"):
         os.mkfifo(pets / name)
     (pets / "train/cat/noise.png").symlink_to("/dev/urandom")
-    assert well_formed(Folder(str(pets)).train().read(), 4)
+    assert well_formed(Folder(str(pets)).train().read(32), 4)
     assert capfd.readouterr() == ("", f"{pets}/train/cat/noise.png and 2 more: a pipe, socket or device, skipped\n")
     (pets / "test/cat/a.png").unlink()
     refused(pets, "test/cat has no images")
@@ -276,7 +276,7 @@ def test_a_class_behind_a_link_that_leads_nowhere_is_said(pets: Path, target: st
     (pets / "train" / "cow").symlink_to(target)
     refused(pets, f"{pets}/train/cow is a link that leads nowhere: repair or remove it")
     (pets / "train" / "cow").rename(pets / "train" / ".cow")  # what editors leave beside a file
-    assert well_formed(Folder(str(pets)).train().read(), 4)
+    assert well_formed(Folder(str(pets)).train().read(32), 4)
 
 
 @pytest.mark.parametrize(("name", "shown"), [("black\ncat", r"black\ncat"), (os.fsdecode(b"ch\xe4t"), r"ch\udce4t")])
@@ -289,7 +289,7 @@ def test_a_class_needs_a_name_that_can_be_printed(pets: Path, name: str, shown: 
 def test_an_image_may_have_any_name(pets: Path, name: str) -> None:
     image = pets / "train" / "cat" / name
     (pets / "train" / "cat" / "b.png").rename(image)
-    assert well_formed(Folder(str(pets)).train().read(), 4)
+    assert well_formed(Folder(str(pets)).train().read(32), 4)
     image.write_bytes(b"")
     refused(pets, f"train/cat/{printable(name)} cannot be read", "repair or remove it")
 
@@ -325,11 +325,11 @@ def test_no_damage_gives_anything_but_an_image_or_one_line(
 
 def test_each_half_can_be_read_without_the_other(pets: Path) -> None:
     (pets / "train").rename(pets / "elsewhere")
-    assert well_formed(Folder(str(pets)).test().read(), 2)
+    assert well_formed(Folder(str(pets)).test().read(32), 2)
     refused(pets, "train: no such folder")
     (pets / "elsewhere").rename(pets / "train")
     (pets / "test").rename(pets / "elsewhere")
-    assert well_formed(Folder(str(pets)).train().read(), 4)
+    assert well_formed(Folder(str(pets)).train().read(32), 4)
     refused(pets, "test: no such folder")
 
 
@@ -338,11 +338,11 @@ def test_nothing_is_opened_before_it_is_read(pets: Path) -> None:
     broken.write_bytes(b"broken")
     train = Folder(str(pets)).train()
     assert (len(train), train.classes, train.labels.tolist()) == (4, ("cat", "dog"), [0, 0, 1, 1])
-    part = train.subset(np.array([3, 0])).read()
+    part = train.subset(np.array([3, 0])).read(32)
     assert (part.files, part.labels.tolist()) == (("train/dog/b.png", "train/cat/a.png"), [1, 0])
     assert np.array_equal(part.images, [noise(3), noise(0)])
     with pytest.raises(InputError, match=f"{broken} cannot be read"):
-        train.read()
+        train.read(32)
 
 
 def test_the_first_broken_image_of_many_is_named(tmp_path: Path, save: Save) -> None:
@@ -351,14 +351,14 @@ def test_the_first_broken_image_of_many_is_named(tmp_path: Path, save: Save) -> 
         files[number].write_bytes(b"broken")
     for _ in range(5):
         with pytest.raises(InputError, match=f"{files[31]} cannot be read"):
-            Folder(str(tmp_path)).train().read()
+            Folder(str(tmp_path)).train().read(32)
 
 
 def test_many_images_stay_in_order(tmp_path: Path, save: Save) -> None:
     for seed, name in enumerate(("cat", "dog")):
         for number in range(60):
             save(f"train/{name}/{number:03}.png", noise(100 * seed + number))
-    images = Folder(str(tmp_path)).train().read().images
+    images = Folder(str(tmp_path)).train().read(32).images
     assert np.array_equal(images, [noise(100 * seed + number) for seed in (0, 1) for number in range(60)])
 
 

@@ -210,7 +210,7 @@ def test_files_are_read_batch_by_batch(tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.png" for number in range(7)]
     for number, file in enumerate(files):
         noise(number).save(file)
-    batches = read_batches(files, 3)
+    batches = read_batches(files, 3, 32)
     first = next(batches)
     for file in files[3:]:
         file.unlink()  # what is not read yet is not in memory

@@ -135,3 +135,11 @@ def test_width_scales_every_channel_and_num_classes_the_head(build: Callable[...
         assert narrow(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
     for small, large in zip(table(narrow)[:-1], table(wide)[:-1], strict=True):
         assert (large[0], large[1], large[2]) == (small[0], 2 * small[1], small[2])
+
+
+@pytest.mark.parametrize("side", [16, 24, 64])
+@pytest.mark.parametrize("make", [CustomResNet, resnet18])
+def test_images_of_another_size_end_in_one_value_a_channel(make: Callable[..., nn.Module], side: int) -> None:
+    network = make(width=2, num_classes=3, image_size=side)
+    assert network(torch.zeros(2, 3, side, side)).shape == (2, 3)
+    assert sum(map(torch.numel, network.parameters())) == sum(map(torch.numel, make(2, 3).parameters()))
