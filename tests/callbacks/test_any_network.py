@@ -78,7 +78,7 @@ class Unusual(nn.Module):
 
 
 NO_MAP = "no stage of the network has a feature map"
-UNUSUAL = "maps: gradcam cannot explain it (this network is unusual)"
+UNUSUAL = "the network: gradcam cannot explain it (this network is unusual)"
 NETWORKS = [(Perceptron, NO_MAP), (Tokens, NO_MAP), (Pair, None), (Unusual, UNUSUAL)]
 
 
