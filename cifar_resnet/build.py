@@ -20,10 +20,12 @@ from cifar_resnet.cli.schema import Evaluate, Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.models.libraries import has_weights, origin_of, settle
 from cifar_resnet.training.checkpoint_io import AtomicCheckpointIO
 from cifar_resnet.training.classifier import ImageClassifier
 from cifar_resnet.training.named import make
 from cifar_resnet.training.precision import Choice, fastest_precision, mixed_precision
+from cifar_resnet.training.trust import without_weights
 
 IGNORED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # images are in memory: see `ImageDataModule`
@@ -83,15 +85,27 @@ def build_source(config: Train | Evaluate) -> Source:
     return make(Source, config.data.source.call, "data.source")  # type: ignore[type-abstract]
 
 
-def build_classifier(config: Train, data: ImageDataModule) -> ImageClassifier:
-    """Make the network, with what it needs to know of the data; raise `InputError` where `model` makes none."""
-    return ImageClassifier(
-        model=config.model.call,
+def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False) -> ImageClassifier:
+    """Make the network, with what it needs to know of the data.
+
+    One that begins with the weights of a library has its images normalized as they were for these.
+
+    Args:
+        config: has it in ``model``.
+        data: that was read.
+        resumed: its weights will be those of a checkpoint, so none are fetched.
+
+    Raises:
+        InputError: ``model`` makes no network.
+    """
+    model, origin = settle(config.model.call), origin_of(config.model.call)
+    statistics = {name: getattr(data, name) for name in ("mean", "std", "test_mean", "test_std")}
+    if origin is not None and has_weights(model):
+        statistics = {name: list(getattr(origin, name.removeprefix("test_"))) for name in statistics}
+    classifier = ImageClassifier(
+        model=without_weights(model) if resumed else model,
         classes=list(data.classes),
-        mean=data.mean,
-        std=data.std,
-        test_mean=data.test_mean,
-        test_std=data.test_std,
+        **statistics,
         optimizer=config.optimizer.call,
         **config.schedule.model_dump(),
         max_epochs=config.trainer.max_epochs,
@@ -99,6 +113,8 @@ def build_classifier(config: Train, data: ImageDataModule) -> ImageClassifier:
         image_size=data.image_size,
         validation_name=data.validation_name,
     )
+    classifier.hparams["model"] = model
+    return classifier
 
 
 def choose_precision(config: Train | Evaluate, checkpoint: Mapping[str, Any]) -> Choice:

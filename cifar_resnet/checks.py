@@ -15,6 +15,7 @@ from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import ImageSet, InMemory
 from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.models.libraries import origin_of, settle
 from cifar_resnet.training.checkpoint import check_classes
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -81,7 +82,7 @@ def batches_used(part: str, batches: int, limit: float | None) -> int:
     return int(limit * batches)
 
 
-def try_classifier(config: Train) -> ImageClassifier:
+def try_classifier(config: Train, resumed: bool = False) -> ImageClassifier:
     """Return the classifier as it is for two blank images, after it has passed one through, and made its optimizer.
 
     Raises:
@@ -93,9 +94,8 @@ def try_classifier(config: Train) -> ImageClassifier:
     data = ImageDataModule(InMemory(blank, blank), image_size=side)
     data.setup()
     with isolate_rng():
-        classifier = build_classifier(config.model_copy(update={"classifier": uncompiled}), data).eval()
-        with torch.no_grad():
-            outputs = classifier.network(classifier.normalize(classifier.example_input_array))
+        classifier = build_classifier(config.model_copy(update={"classifier": uncompiled}), data, resumed).eval()
+        outputs = _outputs_of(classifier, config)
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         if shape != (1, 2):
             raise InputError(
@@ -107,6 +107,21 @@ def try_classifier(config: Train) -> ImageClassifier:
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"optimizer: {one_line(error)}") from error
     return classifier
+
+
+@torch.no_grad()
+def _outputs_of(classifier: ImageClassifier, config: Train) -> object:
+    """Pass a blank image through; what goes wrong inside of a user's own network keeps its traceback."""
+    try:
+        return classifier.network(classifier.normalize(classifier.example_input_array))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if (origin := origin_of(config.model.call)) is None:
+            raise
+        side = config.model.input_size or config.data.image_size
+        raise InputError(
+            f"model.name={config.model.name}: it takes no images of {side}×{side} ({one_line(error)[:100]}): "
+            f"scale them by model.input_size={origin.side}"
+        ) from error
 
 
 def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int) -> None:
@@ -122,7 +137,7 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int)
     now = {
         "trainer.max_epochs": config.trainer.max_epochs,
         "schedule.peak_epoch": config.schedule.peak_epoch,
-        "model": config.model.call,
+        "model": settle(config.model.call),
         "optimizer": config.optimizer.call,
         "classifier.temperature": config.classifier.temperature,
         "classifier.label_smoothing": config.classifier.label_smoothing,

@@ -18,6 +18,7 @@ from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError, RunError
 from cifar_resnet.interruption import Answer
 from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep
+from cifar_resnet.models.libraries import has_weights, origin_of
 from cifar_resnet.results.run_folder import RunFolder, TrainResult, device_name, print_once
 from cifar_resnet.results.unfinished import find_unfinished
 from cifar_resnet.training.checkpoint import check_classes, load_classifier, read_checkpoint
@@ -45,10 +46,10 @@ def train(config: Train) -> TrainResult:
     choice = choose_precision(config, checkpoint)
     trainer = build_trainer(config, [history, outputs, evaluator, gallery], choice.precision)
     checks.before_data(config, trainer, checkpoint)
-    gallery.check(checks.try_classifier(config))
+    gallery.check(checks.try_classifier(config, resumed=bool(checkpoint)))
     data = read_images(build_data(config, trainer.world_size))
     checks.after_data(config, data, checkpoint)
-    classifier = build_classifier(with_bounds_of(checkpoint, config), data)
+    classifier = build_classifier(with_bounds_of(checkpoint, config), data, resumed=bool(checkpoint))
     announce(config, data, classifier, trainer, choice)
     with RunFolder(config, trainer, unfinished, checkpoint.get("global_step", 0)) as run:
         if trainer.is_global_zero:
@@ -138,8 +139,12 @@ def announce(
     """Say in a few lines what is about to happen."""
     print_once(f"data: {count_images(data)}")
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
-    network = config.model.target.rpartition(".")[2]
-    print_once(f"network: {network}, {parameters:,} parameters, on {device_name(trainer.strategy.root_device)}")
+    device = device_name(trainer.strategy.root_device)
+    print_once(f"network: {config.model.title}, {parameters:,} parameters, on {device}")
+    size, begun = classifier.hparams["model"].get("input_size"), has_weights(classifier.hparams["model"])
+    if origin_of(config.model.call) and size:
+        normalized = ", and normalized as for its weights" if begun else ""
+        print_once(f"network: images are scaled to {size}×{size} pixels{normalized}")
     print_once(f"precision: {choice.precision} ({choice.reason})")
 
 

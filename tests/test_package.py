@@ -2,13 +2,18 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from cifar_resnet.checks import try_classifier
+from cifar_resnet.cli import overrides
+from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.overrides import CONFIGS
 
 ROOT = CONFIGS.parent
@@ -67,3 +72,20 @@ def test_a_wheel_works_from_any_folder(installed: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert str(installed) in done.stdout
     assert done.stdout.strip().endswith("True")
+
+
+def test_the_networks_of_the_docs_can_be_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command of the page on networks, as far as the images; its code and its file are those of the page."""
+    text = (ROOT / "docs" / "your_own.md").read_text()
+    text = text[text.index("## A network of torchvision or timm") :]
+    (code,), (choice,) = (re.findall(rf"```{name}\n(.*?)```", text, re.DOTALL) for name in ("python", "yaml"))
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "networks.py").write_text(code)
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs" / "model" / "my_net.yaml").write_text(choice)
+    monkeypatch.setattr(overrides, "CONFIGS", tmp_path / "configs")
+    monkeypatch.syspath_prepend(tmp_path)
+    commands = re.findall(r"^    .*python scripts/train.py (.*)", text, re.MULTILINE)
+    for command, name in zip(commands, ("MobileNetV3", "Sequential", "MyNet", "MyNet"), strict=True):
+        if "model=timm" not in command or find_spec("timm"):
+            assert type(try_classifier(compose("train", *command.split())).network).__name__ == name

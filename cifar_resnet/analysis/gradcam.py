@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pytorch_grad_cam as cam
@@ -11,6 +10,7 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
+from cifar_resnet.analysis.stages import feature_map, last_stage
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -25,8 +25,6 @@ METHODS: dict[str, type] = {
     "eigengradcam": cam.EigenGradCAM,
 }
 """The methods of pytorch-grad-cam that need no further arguments, by the names that `gallery.method` takes."""
-
-PREFERRED_SIDE = 8  # in cells, of the feature map that is explained by default: there the assignment splits its network
 
 
 @dataclass(frozen=True)
@@ -73,34 +71,27 @@ def explain_images(
     return Explanation(maps, layer, None)
 
 
+@torch.inference_mode(False)  # in which Lightning's test loop runs, and which knows no gradients
 def find_layer(classifier: ImageClassifier, name: str | None = None) -> str:
     """Return the name of the layer to explain, a layer as ``network.named_modules()`` calls it.
 
-    Where none is named, that is the last stage (a direct child of the network) whose feature map is 8×8, or, where
-    there is none, the last stage that has a feature map at all.
+    Where none is named, that is the last stage (a direct child of the network) with an 8×8 map. Where there is none, it
+    is the last one with a map of at least 4×4, here or inside of a stage, or else the last with a map.
 
     Raises:
         InputError: there is no such layer, or no stage with a feature map.
     """
+    network = _copy_for_explaining(classifier)
     if name is not None:
-        if name not in dict(classifier.network.named_modules()):
-            stages = ", ".join(stage for stage, _ in classifier.network.named_children())
+        if name not in dict(network.named_modules()):
+            stages = ", ".join(stage for stage, _ in network.named_children())
             raise InputError(f"{name}: the network has no such layer; its stages are {stages}")
         return name
-    network, sides = _copy_for_explaining(classifier), dict[str, int]()
-
-    def note(stage: str, _module: nn.Module, _args: object, output: object) -> None:
-        # Images are square, so a feature map [N, C, H, W] is; [N, H, W, C] and tokens [N, T, C] are not explained.
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
-            sides[stage] = output.shape[3]
-
-    for stage, module in network.named_children():
-        module.register_forward_hook(partial(note, stage))
-    with torch.no_grad():
-        network(classifier.normalize(classifier.example_input_array.to(classifier.device)).float())
-    if not sides:
+    pixels = classifier.normalize(classifier.example_input_array.to(classifier.device)).float().clone()
+    layer = last_stage(network, pixels)
+    if layer is None:
         raise InputError("no stage of the network has a feature map")
-    return next((stage for stage in reversed(sides) if sides[stage] == PREFERRED_SIDE), list(sides)[-1])
+    return layer
 
 
 def _activation_maps(
@@ -112,8 +103,18 @@ def _activation_maps(
         network = _copy_for_explaining(classifier)
         pixels = classifier.normalize(torch.from_numpy(images).to(classifier.device)).float().clone()
         # Not in a `with`: the library's swallows an IndexError and prints it. Its hooks go with the copy.
-        explainer = METHODS[method](model=network, target_layers=[network.get_submodule(layer)])
+        target = network.get_submodule(layer)
+        explainer = METHODS[method](model=network, target_layers=[target], reshape_transform=_map_of)
+        # The explainer keeps the output itself, in which the next layer may work, as DenseNet's ReLU does: pass a copy.
+        target.register_forward_hook(lambda _module, _args, output: output.clone())
         return explainer(pixels, [ClassifierOutputTarget(int(target)) for target in targets])
+
+
+def _map_of(output: object) -> Tensor:
+    found = feature_map(output)
+    if found is None:
+        raise ValueError("its output is no feature map")
+    return found
 
 
 def _copy_for_explaining(classifier: ImageClassifier) -> nn.Module:

@@ -49,10 +49,15 @@ def _resolve(config: DictConfig, throw_on_missing: bool = False) -> Any:
 
 
 def _compose(name: str, typed: Iterable[str]) -> DictConfig:
-    readable = [overrides.read_override(each, name) for each in typed]
+    readable = overrides.name_network([overrides.read_override(each, name) for each in typed])
+    of_network = [each for each in readable if overrides.OF_NETWORK.match(each)]
     try:
         with hydra.initialize_config_dir(str(overrides.CONFIGS), version_base="1.3"):
-            return hydra.compose(name, readable)
+            config = hydra.compose(name, readable)
+            if any(each.startswith("model=") for each in of_network):  # an experiment's arguments may be of another one
+                own = hydra.compose(name, of_network).model
+                config.model = OmegaConf.masked_copy(config.model, list(own))
+            return config
     except HydraException as error:
         key = getattr(error.__cause__, "full_key", None)
         raise InputError(overrides.no_such_key(key, name) if key else one_line(error)) from error

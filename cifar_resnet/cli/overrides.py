@@ -18,6 +18,7 @@ from cifar_resnet.errors import InputError, one_line
 
 CONFIGS = next(folder / "configs" for folder in Path(__file__).parents if (folder / "configs").is_dir())
 """The YAML files: beside the package in the repository, inside it where it was installed."""
+OF_NETWORK = re.compile(r"[+~]*model[.=]")
 MOST_BRACKETS = 50  # in a value that is no text: what reads lists in lists in lists goes no deeper than Python's stack
 
 
@@ -36,6 +37,15 @@ def read_override(typed: str, command: str) -> str:
     if inner and not isinstance(value, dict):
         raise InputError(f"{line}: is a section; set its keys, such as {inner}=VALUE")
     return line
+
+
+def name_network(readable: list[str]) -> list[str]:
+    """Return the words with which a network that is named by its target alone takes over no argument of another."""
+    if any(each.startswith("model=") for each in readable) or not any("model._target_=" in each for each in readable):
+        return readable
+    gone = {each[1:] for each in readable if each.startswith("~model.")}
+    others = (each for each in readable if each.lstrip("+~").partition("=")[0] not in gone)
+    return ["model=_own", *(re.sub(r"^\+*model\.", "++model.", each) for each in others)]
 
 
 def combinations(typed: Iterable[str], command: str) -> Iterator[tuple[str, ...]]:

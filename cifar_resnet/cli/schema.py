@@ -66,9 +66,22 @@ class Call(Section, extra="allow"):
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
-class Model(Call):
+class Network(Call):
     set_elsewhere = {"num_classes": "the data says how many there are"}
     width: int = Maybe(ge=1, le=1024, description="channels of the first stage; scales every other")
+
+
+class Model(Network):
+    name: Text = Maybe(description="of a network in its library, such as mobilenet_v3_small")
+    pretrained: bool = Maybe(description="begin with its library's weights, which are fetched, instead of random ones")
+    weights: Text | None = Maybe(description="a file of weights to begin with; null: as pretrained says")
+    input_size: int | None = Maybe(ge=8, le=1024, description="side that images are scaled to; null: what it needs")
+
+    @property
+    def title(self) -> str:
+        """What a person calls the network, such as resnet18 (timm)."""
+        made_by = self.target.rpartition(".")[2].removeprefix("from_")
+        return f"{self.name} ({made_by})" if self.name else made_by
 
 
 class Optimizer(Call):

@@ -1,9 +1,10 @@
-"""The networks: plain ``torch.nn``, usable without Lightning.
+"""The networks: plain ``torch.nn``, usable without Lightning; two of this project, and those of two libraries.
 
 Each takes normalized images, float ``[N, 3, 32, 32]``, and returns logits ``[N, num_classes]``.
 """
 
 from cifar_resnet.models.custom_resnet import CustomResNet
+from cifar_resnet.models.libraries import from_timm, from_torchvision
 from cifar_resnet.models.resnet18 import resnet18
 
-__all__ = ["CustomResNet", "resnet18"]
+__all__ = ["CustomResNet", "from_timm", "from_torchvision", "resnet18"]

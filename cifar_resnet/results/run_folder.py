@@ -134,8 +134,10 @@ class RunFolder:
         """Show the summary; write ``summary.json`` and ``report.html``; log the hyperparameters with the result."""
         evaluation = evaluator.evaluation
         assert evaluation is not None
+        assert isinstance(self.config, Train)
         bounds = {name: classifier.hparams[name] for name in ("lr_min", "lr_max")}
         summary = {
+            "network": self.config.model.title,
             "test_accuracy": evaluation.accuracy.value,
             "train_accuracy": history.epochs[-1].train_accuracy if history.epochs else None,
             "epochs": self.trainer.current_epoch,

@@ -32,7 +32,7 @@ Deviations = Annotated[Sequence[Annotated[float, Field(gt=0, le=1)]], Field(min_
 class Hyperparameters(schema.Classifier, schema.Schedule):
     """The arguments of an `ImageClassifier` as a checkpoint holds them, in the ranges that a training allows."""
 
-    model: schema.Model
+    model: schema.Network
     classes: Names
     mean: Means
     std: Deviations

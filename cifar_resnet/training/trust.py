@@ -77,6 +77,12 @@ def allowed_call(kind: type, call: Mapping[str, Any], trust: str | None, origin:
     return {argument: _neutral(argument, value, known) for argument, value in call.items()}
 
 
+def without_weights(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call of a known network without the arguments that would fetch or read weights; others as they are."""
+    known = call["_target_"] in KNOWN[nn.Module]
+    return {argument: _neutral(argument, value, known) if known else value for argument, value in call.items()}
+
+
 def _covers(trusted: Iterable[str], name: str) -> bool:
     return any(name == each or name.startswith(f"{each}.") for each in trusted)
 

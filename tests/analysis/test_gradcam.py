@@ -1,5 +1,6 @@
 """The maps are Grad-CAM's formula, for the layer that the design names, and computing them leaves no trace."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,27 @@ def stretch(maps: torch.Tensor) -> torch.Tensor:
     return maps / (1e-7 + maps.amax(dim=(1, 2), keepdim=True))
 
 
-def grad_cam_by_hand(classifier: ImageClassifier, images: torch.Tensor, targets: list[int], layer: str) -> np.ndarray:
+def grad_cam_by_hand(
+    classifier: ImageClassifier,
+    images: torch.Tensor,
+    targets: list[int],
+    layer: str,
+    as_map: Callable[[torch.Tensor], torch.Tensor] = lambda output: output,
+) -> np.ndarray:
     """Selvaraju et al. 2017: weights are the mean gradients (eq. 1), the map the rectified weighted sum (eq. 2)."""
-    kept: dict[str, torch.Tensor] = {}
-    hook = classifier.network.get_submodule(layer).register_forward_hook(
-        lambda _module, _args, output: kept.update(features=output)
-    )
+    kept: list[torch.Tensor] = []
+
+    def keep(_module: object, _args: object, output: torch.Tensor) -> torch.Tensor:
+        kept.append(output)
+        return output.clone()  # what follows may work in place
+
+    hook = classifier.network.get_submodule(layer).register_forward_hook(keep)
     logits = classifier.eval()(images)
     hook.remove()
     score = logits[torch.arange(len(images)), targets].sum()
-    (gradients,) = torch.autograd.grad(score, kept["features"])
+    gradients, features = (as_map(each) for each in (*torch.autograd.grad(score, kept), *kept))
     weights = gradients.mean(dim=(2, 3), keepdim=True)
-    maps = F.relu((weights * kept["features"]).sum(dim=1)).detach()
+    maps = F.relu((weights * features).sum(dim=1)).detach()
     large = F.interpolate(stretch(maps)[:, None], size=images.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
     return stretch(large).numpy()
 

@@ -78,7 +78,7 @@ class Unusual(nn.Module):
 
 
 NO_MAP = "no stage of the network has a feature map"
-UNUSUAL = "maps: gradcam cannot explain it (this network is unusual)"
+UNUSUAL = "the network: gradcam cannot explain it (this network is unusual)"
 NETWORKS = [(Perceptron, NO_MAP), (Tokens, NO_MAP), (Pair, None), (Unusual, UNUSUAL)]
 
 
@@ -110,7 +110,7 @@ def test_the_whole_experiment_runs_with_any_network(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    model = [f"model._target_=test_any_network.{network.__name__}", "~model.width"]
+    model = [f"model._target_=test_any_network.{network.__name__}"]
     schedule = ["trainer.max_epochs=2", "schedule.peak_epoch=1", "schedule.lr_min=0.001", "schedule.lr_max=0.01"]
     small = ["data=digits", "data.train_size=100", "trainer.accelerator=cpu", "gallery.count=2"]
     summary = train(*small, *schedule, *model).summary

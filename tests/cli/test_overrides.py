@@ -386,3 +386,43 @@ def test_a_file_without_its_key_is_told_which(tmp_path: Path, monkeypatch: pytes
         compose("predict", "a photo.jpg")
     with pytest.raises(InputError, match="no such key"):
         compose("predict", "nothing.jpg")
+
+
+LIBRARY = {"pretrained": False, "weights": None, "input_size": None}
+
+
+@pytest.mark.parametrize(
+    ("typed", "model", "temperature"),
+    [
+        ("experiment=laptop", {"_target_": "cifar_resnet.models.CustomResNet", "width": 16}, 8),
+        ("experiment=laptop model=resnet18", {"_target_": "cifar_resnet.models.resnet18", "width": 16}, 8),
+        (
+            "model=torchvision experiment=laptop model.name=vgg11 +model.dropout=0.1",
+            {"_target_": "cifar_resnet.models.from_torchvision", "name": "vgg11", "dropout": 0.1} | LIBRARY,
+            1,
+        ),
+        ("experiment=assignment model._target_=my.Net", {"_target_": "my.Net"}, 1),
+        ("model._target_=my.Net experiment=laptop model.width=4", {"_target_": "my.Net", "width": 4}, 1),
+        ("model._target_=my.Net +model.depth=2 model.width=4 ~model.width", {"_target_": "my.Net", "depth": 2}, 1),
+    ],
+)
+def test_a_network_has_no_arguments_of_another(run: Run, typed: str, model: dict[str, Any], temperature: float) -> None:
+    (config,) = run(*typed.split())
+    assert config.model.call == model
+    assert config.classifier.temperature == temperature
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("model=torchvision", "model.name is not set: give model.name=VALUE"),
+        ("model.name=resnet18", "model.name: no such key here; it belongs to model=timm and model=torchvision"),
+        (
+            "experiment=laptop model=timm model.name=x model.width=8",
+            "model.width: no such key here; it belongs to model=custom_resnet and model=resnet18",
+        ),
+        ("model=torchvision model.name=x model.pretrained=1", "model.pretrained=1: expected true or false"),
+    ],
+)
+def test_a_networks_arguments_are_its_own(refusal: Callable[..., str], typed: str, words: str) -> None:
+    assert words in refusal(*typed.split())

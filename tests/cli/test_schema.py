@@ -42,7 +42,9 @@ def test_yaml_and_schema_have_the_same_keys(command: str) -> None:
     groups = [group for group in COMMANDS[command].groups if group != "experiment"]
     for group in groups or [""]:
         for choice in choices(group) if group else [""]:
-            root = ["data.root=x"] if choice == "folder" else []
+            root = {"folder": ["data.root=x"], "timm": ["model.name=x"], "torchvision": ["model.name=x"]}.get(
+                choice, []
+            )
             config = compose(command, *NEEDED[command], *([f"{group}={choice}"] if group else []), *root)
             found |= keys_of(config.model_dump(by_alias=True, exclude_unset=True))
     arguments = {key for key in found if key.startswith("data.source.") and key != "data.source._target_"}

@@ -22,6 +22,7 @@ model: {_target_: cifar_resnet.models.CustomResNet, width: 8}
 data: {source: {_target_: cifar_resnet.data.sources.Folder, root: 'a<b>&c'}}
 """
 SUMMARY = {
+    "network": "CustomResNet",
     "train_accuracy": 0.9876,
     "epochs": 3,
     "train_seconds": 3725.0,

@@ -238,6 +238,41 @@ def test_weights_are_not_fetched_for_a_network_whose_weights_are_there(
         assert all(torch.equal(value, weights[name]) for name, value in classifier.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (naming("cifar_resnet.models.from_torchvision", name="get_model"), "torchvision has no classification network"),
+        (naming("cifar_resnet.models.from_torchvision", name="fcn_resnet50"), "torchvision has no classification"),
+        (naming("cifar_resnet.models.libraries.from_torchvision"), "missing a required argument: 'name'"),
+        (naming("cifar_resnet.models.libraries.settle"), "which is not known here"),
+        (naming("cifar_resnet.models.from_timm", name="hf_hub:owner/name"), "timm"),
+        (naming("cifar_resnet.models.from_timm", name="local-dir:/tmp"), "timm"),
+    ],
+    ids=str,
+)
+def test_a_network_of_a_library_is_one_that_it_names(
+    save: Callable[..., Path], call: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        load_classifier(str(save(model=call)))
+
+
+def test_a_network_of_a_library_reads_no_weights_beside_those_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[..., Path]
+) -> None:
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("fetched"))
+    plain = naming("cifar_resnet.models.from_torchvision", name="squeezenet1_1")
+    weights = make_classifier(make_data(), model=plain).state_dict()
+    (tmp_path / "trap.pth").mkdir()  # reading it would be an error
+    for fetching in (
+        {"weights": str(tmp_path / "trap.pth")},
+        {"pretrained": True},
+        {"pretrained": "yes", "weights": 1},
+    ):
+        classifier = load_classifier(str(save(weights, model=plain | fetching)))
+        assert all(torch.equal(value, weights[name]) for name, value in classifier.state_dict().items())
+
+
 TIMM = """
 import torch
 calls = []
