@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cifar_resnet.data.files import is_special, printable
 from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.messages import progress_bar
 
 IMAGE_SIZE = 32  # height and width in pixels of every image that is trained on, evaluated or predicted
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside the interpreter lock
@@ -48,6 +49,8 @@ def _read_or_error(file: Path) -> Picture | InputError:
 def decode(files: Sequence[Path], resize: bool) -> np.ndarray:
     """Return the pixels of images to train on or to be tested with: RGB, uint8 ``[N, 32, 32, 3]``.
 
+    A terminal shows how far it is.
+
     Raises:
         InputError: the first file that cannot be read, or that is of another size where ``resize`` does not allow it.
     """
@@ -61,8 +64,10 @@ def decode(files: Sequence[Path], resize: bool) -> np.ndarray:
 
     pool = ThreadPoolExecutor(THREADS)
     try:
-        for _ in pool.map(fill, range(0, len(files), FILES_AT_A_TIME)):
-            pass
+        with progress_bar() as progress:
+            task = progress.add_task("", total=len(files))
+            for count in pool.map(fill, range(0, len(files), FILES_AT_A_TIME)):
+                progress.advance(task, count)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error or a signal nobody waits for the rest
     return images
