@@ -26,8 +26,10 @@ train: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "make: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "installing PyTorch and the rest into .venv: some 6 GB, minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@[ -t 1 ] || quiet=--quiet; \
+		$(BIN)/python -m pip install $$quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 clean:

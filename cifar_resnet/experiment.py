@@ -18,6 +18,7 @@ from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError, RunError
 from cifar_resnet.interruption import Answer
 from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep
+from cifar_resnet.messages import say
 from cifar_resnet.models.libraries import has_weights, origin_of
 from cifar_resnet.results.run_folder import RunFolder, TrainResult, device_name, print_once
 from cifar_resnet.results.unfinished import find_unfinished
@@ -26,6 +27,7 @@ from cifar_resnet.training.classifier import ImageClassifier
 from cifar_resnet.training.precision import Choice
 
 CLIPPING = {"gradient_clip_val", "gradient_clip_algorithm"}
+TESTING = "testing, and drawing what it gets wrong"
 STEP_OPTIONS = {"accelerator", "accumulate_grad_batches", "deterministic", *CLIPPING}
 """The Trainer options that change what an optimizer step does; the search uses them too."""
 
@@ -56,8 +58,10 @@ def train(config: Train) -> TrainResult:
             run.record_search(find_bounds(config, classifier, data, trainer))
         run.log_graph(classifier)
         try:
+            say(f"training up to epoch {config.trainer.max_epochs}")
             with interruption.answering(Answer.NOTE):
                 trainer.fit(classifier, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
+            say(TESTING)
             trainer.test(classifier, datamodule=data, verbose=False)
         except RuntimeError as error:
             if trainer.world_size > 1 and ("gloo" in str(error) or isinstance(error, DistError)):
@@ -110,6 +114,7 @@ def evaluate(config: Evaluate) -> Evaluation:
     check_classes(f"ckpt={config.ckpt}", classifier.classes, data.classes)
     print_once(f"data: {count_images(data)}, on {device_name(trainer.strategy.root_device)}")
     with RunFolder(config, trainer) as run:
+        say(TESTING)
         trainer.test(classifier, datamodule=data, verbose=False)
         assert evaluator.evaluation is not None
         if trainer.is_global_zero:

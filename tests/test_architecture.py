@@ -17,7 +17,7 @@ FLOORS = (
     {"lr", "analysis"},
     {"training"},
     {"models", "data", "cli"},
-    {"errors", "interruption"},
+    {"errors", "interruption", "messages"},
 )
 """From top to bottom; a file imports from lower floors only, and within its own folder."""
 LONGEST_FILE = 250

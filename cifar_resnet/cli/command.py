@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from cifar_resnet import interruption
+from cifar_resnet import interruption, messages
 from cifar_resnet.cli import overrides, wording
 from cifar_resnet.cli.schema import COMMANDS
 from cifar_resnet.errors import Finished, InputError, RunError, one_line
@@ -127,7 +127,11 @@ def _run(name: str, job: Job) -> None:
         print(OmegaConf.to_yaml(_compose(name, options.overrides)))
     elif options.multirun:
         lines = list(overrides.combinations(options.overrides, name))
-        for config, line in [(compose(name, *line), line) for line in lines]:  # all are checked before the first runs
+        configs = [compose(name, *line) for line in lines]  # all are checked before the first runs
+        common = set.intersection(*map(set, lines))
+        for number, (config, line) in enumerate(zip(configs, lines, strict=True), 1):
+            own = shlex.join(word for word in line if word not in common)
+            messages.say(f"run {number} of {len(lines)}" + (f": {own}" if own else ""))
             _call(job, config, line)
     else:
         _call(job, compose(name, *options.overrides), sys.argv[1:])
@@ -135,6 +139,7 @@ def _run(name: str, job: Job) -> None:
 
 def _call(job: Job, config: Any, line: Sequence[str]) -> None:
     """Do one job, perhaps of several, and leave the process as it was: one that it starts is to do this job alone."""
+    messages.say_loading()  # within a second of Enter, for a mistake would have been answered by now
     arguments, environment = sys.argv, dict(os.environ)
     sys.argv = [arguments[0], *line]
     try:

@@ -15,8 +15,10 @@ from filelock import FileLock
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
+from cifar_resnet.data.files import printable
 from cifar_resnet.data.sources import ImageSet, SplitSource
 from cifar_resnet.errors import InputError
+from cifar_resnet.messages import say
 
 DOWNLOAD_TIMEOUT = 30  # seconds after which a server that sends nothing is given up
 
@@ -41,6 +43,7 @@ class Cifar10(SplitSource):
             raise InputError(
                 f"data.root={self.root} is a file: name the folder that holds {CIFAR10.filename}, or will hold it"
             )
+        say(f"reading CIFAR-10 in {printable(self.root)}")
         try:
             if not self._is_intact():  # most often it is, and needs no lock, so no permission to write
                 self._fetch_alone()
@@ -81,6 +84,7 @@ class Cifar10(SplitSource):
             raise InputError(f"{archive} is corrupt (wrong checksum): delete it and run again to download it anew")
         with _staging(self.root) as staging:
             if not archive.exists():
+                say(f"downloading CIFAR-10 into {printable(self.root)}")
                 download_url(CIFAR10.url, staging, CIFAR10.filename, CIFAR10.tgz_md5)
                 (staging / CIFAR10.filename).replace(archive)
             extract_archive(archive, staging)

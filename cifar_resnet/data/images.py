@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cifar_resnet.data.files import is_special, printable
 from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.messages import progress_bar
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside the interpreter lock
 FILES_AT_A_TIME = 8  # that a thread reads: changing threads takes longer than decoding a small image
@@ -47,6 +48,8 @@ def read_batches(files: Sequence[Path], size: int, side: int) -> Iterator[list[P
 def decode(files: Sequence[Path], side: int, resize: bool) -> np.ndarray:
     """Return the pixels of images to train on or to be tested with: RGB, uint8 ``[N, side, side, 3]``.
 
+    A terminal shows how far it is.
+
     Raises:
         InputError: the first file that cannot be read, or that is of another size where ``resize`` does not allow it.
     """
@@ -60,8 +63,10 @@ def decode(files: Sequence[Path], side: int, resize: bool) -> np.ndarray:
 
     pool = ThreadPoolExecutor(THREADS)
     try:
-        for _ in pool.map(fill, range(0, len(files), FILES_AT_A_TIME)):
-            pass
+        with progress_bar() as progress:
+            task = progress.add_task("", total=len(files))
+            for count in pool.map(fill, range(0, len(files), FILES_AT_A_TIME)):
+                progress.advance(task, count)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error or a signal nobody waits for the rest
     return images

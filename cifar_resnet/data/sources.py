@@ -1,7 +1,6 @@
 """Where images come from: each source gives its training and its test images when asked, in memory or as files."""
 
 import os
-import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 from cifar_resnet.data.files import SUFFIXES, first_of, is_special, printable
 from cifar_resnet.data.images import decode, fit
 from cifar_resnet.errors import InputError
+from cifar_resnet.messages import say
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class ImageFiles:
 
     def read(self, side: int) -> ImageSet:
         """Read the images, uint8 ``[N, side, side, 3]``; `InputError` for the first of them that cannot be used."""
+        say(f"reading {len(self):,} images from {printable(self.root)}")
         images = decode([self.root / name for name in self.files], side, self.resize)
         return ImageSet(images, self.labels, self.classes, self.files)
 
@@ -175,7 +176,7 @@ class Folder(SplitSource):
         except OSError as error:
             raise InputError(f"data.root={self.root} cannot be read ({error}): check its permissions") from error
         if special:
-            _say(f"{first_of(special)}: a pipe, socket or device, skipped")
+            say(f"{first_of(special)}: a pipe, socket or device, skipped")
         names, labels = zip(*labelled, strict=True)
         return ImageFiles(Path(self.root), names, np.array(labels, np.int64), classes, self.resize)
 
@@ -213,10 +214,3 @@ def _list(split: Path, classes: tuple[str, ...]) -> tuple[list[tuple[str, int]],
         labelled += [(f"{split.name}/{name}/{file}", label) for file in files]
         special += [split / name / file for file in sorted(odd)]
     return labelled, special
-
-
-def _say(line: str) -> None:
-    """Write a line to standard error, once however many devices there are."""
-    from lightning.pytorch.utilities import rank_zero_only  # noqa: PLC0415  (reading alone does not wait for it)
-
-    rank_zero_only(print)(line, file=sys.stderr)

@@ -22,6 +22,7 @@ from cifar_resnet.cli.schema import Export
 from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference.output import output_file
+from cifar_resnet.messages import say
 from cifar_resnet.training.checkpoint import load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -83,6 +84,7 @@ def export(config: Export) -> Path:
     output = output_file(config.output or str(Path(config.ckpt).with_suffix(chosen.suffix)), chosen.suffix)
     if output.resolve() == Path(config.ckpt).resolve():
         raise InputError(f"output={output} is the checkpoint itself: give the export another name")
+    say(f"writing {output}, and comparing it with the checkpoint")
     # Beside the output, so that the verified file moves into place in one step.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
         draft = Path(folder) / output.name

@@ -14,7 +14,6 @@ import torch
 from matplotlib.figure import Figure
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from cifar_resnet.analysis.drawing import LONGEST_CAPTION, draw_cards, percent, shorten
@@ -24,6 +23,7 @@ from cifar_resnet.data.files import Found, find, first_of, printable
 from cifar_resnet.data.images import Picture, read_batches
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference.output import output_file
+from cifar_resnet.messages import progress_bar
 from cifar_resnet.training.checkpoint import load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -87,13 +87,7 @@ def _predictions(
     sheet: int,
 ) -> Iterator[list[Prediction]]:
     """Yield predictions batch by batch; keep the files ``skipped``, and in ``shown`` the first ``sheet`` pictures."""
-    with Progress(
-        *(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
-        console=messages,
-        transient=True,
-        disable=not messages.is_terminal,
-        redirect_stdout=sys.stdout.isatty(),  # else what is piped on would end in the terminal
-    ) as progress:
+    with progress_bar(messages) as progress:
         task = progress.add_task("", total=len(files))
         for batch in read_batches(files, BATCH_SIZE, classifier.hparams["image_size"]):
             problems = [each for each in batch if isinstance(each, InputError)]

@@ -39,6 +39,7 @@ from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError
 from cifar_resnet.lr.bounds import LEAST_SIGNIFICANCE, Bounds, Doubt, derive, diverged
 from cifar_resnet.lr.figure import draw_lr_search
+from cifar_resnet.messages import say
 from cifar_resnet.training.classifier import ImageClassifier
 
 TRIED_STEPS = 3  # of a search that only shows that it runs: too few for bounds
@@ -140,7 +141,10 @@ def search(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def sweep(repeat: int) -> Probe:
-            task = progress.add_task(f"learning-rate sweep {repeat + 1}", total=num_training)
+            title = f"learning-rate sweep {repeat + 1}"
+            if not console.is_terminal:
+                say(f"{title}: {num_training} steps")
+            task = progress.add_task(title, total=num_training)
             with isolate_rng():
                 trained, images = _variant(classifier, data, repeat)
                 probe = Probe(trained, on_step=lambda: progress.advance(task))

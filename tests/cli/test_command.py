@@ -19,6 +19,7 @@ from cifar_resnet.interruption import Interrupted
 
 SCRIPTS = CONFIGS.parent / "scripts"
 HEAVY = ("torch", "lightning", "albumentations", "sklearn", "matplotlib", "torchvision", "torchmetrics")
+LOADING = "loading PyTorch and Lightning"
 LONGEST_ANSWER = 10
 """Seconds; it takes less than one on an idle machine, but tests share theirs."""
 
@@ -32,6 +33,13 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
     """Return the packages that ``-X importtime`` reports."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def first_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what was said before torch was imported, which takes seconds."""
+    before, torch, _ = done.stderr.partition(" torch")
+    assert torch
+    return "\n".join(line for line in before.splitlines() if not line.startswith("import time:"))
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -74,8 +82,8 @@ def test_what_does_not_train_does_not_wait_for_what_training_needs(
     tmp_path: Path, script: str, arguments: list[str]
 ) -> None:
     done = run_script(tmp_path, script, "ckpt=absent.ckpt", *arguments)
-    assert done.returncode == 2
-    assert "torch" in imported(done)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert first_line(done) == LOADING
     assert imported(done).isdisjoint({"albumentations", "tensorboard"})
 
 
@@ -84,8 +92,10 @@ def test_bad_images_end_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "my photos" / "train").mkdir(parents=True)
     done = run_script(tmp_path, "train.py", "data=folder", "data.root=my photos")
     assert done.returncode == 2
+    assert first_line(done) == LOADING
     assert said(done) == [
-        "train.py: my photos/train has no class folders; put the images of each class into a folder of its own"
+        LOADING,
+        "train.py: my photos/train has no class folders; put the images of each class into a folder of its own",
     ]
     assert "torch" in imported(done)  # else the other tests could not tell
     assert [path.name for path in tmp_path.rglob("*")] == ["my photos", "train"]
