@@ -11,10 +11,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cifar_resnet.data.files import is_special, printable
 from cifar_resnet.errors import InputError, one_line
-from cifar_resnet.messages import progress_bar
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside the interpreter lock
-FILES_AT_A_TIME = 8  # that a thread reads: changing threads takes longer than decoding a small image
 
 
 @dataclass(frozen=True)
@@ -43,47 +41,6 @@ def read_batches(files: Sequence[Path], size: int, side: int) -> Iterator[list[P
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(files), size):
             yield list(pool.map(read_or_error, files[start : start + size]))
-
-
-def decode(files: Sequence[Path], side: int, resize: bool) -> np.ndarray:
-    """Return the pixels of images to train on or to be tested with: RGB, uint8 ``[N, side, side, 3]``.
-
-    A terminal shows how far it is.
-
-    Raises:
-        InputError: the first file that cannot be read, or that is of another size where ``resize`` does not allow it.
-    """
-    images = np.empty((len(files), side, side, 3), np.uint8)
-
-    def fill(start: int) -> int:
-        part = files[start : start + FILES_AT_A_TIME]
-        for index, file in enumerate(part, start):
-            images[index] = _pixels(file, side, resize)
-        return len(part)
-
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        with progress_bar() as progress:
-            task = progress.add_task("", total=len(files))
-            for count in pool.map(fill, range(0, len(files), FILES_AT_A_TIME)):
-                progress.advance(task, count)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error or a signal nobody waits for the rest
-    return images
-
-
-def _pixels(file: Path, side: int, resize: bool) -> np.ndarray:
-    try:
-        picture = read(file, side)
-    except InputError as error:
-        raise InputError(f"{error}: repair or remove it") from error
-    width, height = picture.size
-    if not resize and (width, height) != (side, side):
-        raise InputError(
-            f"{printable(file)} is {width}×{height} pixels, not {side}×{side}: "
-            "scale the images, or set data.resize=true"
-        )
-    return picture.pixels
 
 
 def read(file: Path, side: int = 32) -> Picture:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cifar_resnet.data.decode import decode
 from cifar_resnet.data.files import SUFFIXES, first_of, is_special, printable
-from cifar_resnet.data.images import decode, fit
+from cifar_resnet.data.images import fit
 from cifar_resnet.errors import InputError
 from cifar_resnet.messages import say
 
