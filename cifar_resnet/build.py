@@ -12,11 +12,12 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from pydantic import ValidationError
 from rich import get_console
 
 from cifar_resnet.callbacks.progress import StepProgressBar
 from cifar_resnet.callbacks.resumption import ResumableCheckpoint
-from cifar_resnet.cli.schema import Evaluate, Train
+from cifar_resnet.cli.schema import Call, Evaluate, Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line
@@ -25,7 +26,7 @@ from cifar_resnet.training.checkpoint_io import AtomicCheckpointIO
 from cifar_resnet.training.classifier import ImageClassifier
 from cifar_resnet.training.named import make
 from cifar_resnet.training.precision import Choice, fastest_precision, mixed_precision
-from cifar_resnet.training.trust import without_weights
+from cifar_resnet.training.trust import allowed_call, without_weights
 
 IGNORED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # images are in memory: see `ImageDataModule`
@@ -83,6 +84,28 @@ def build_data(config: Train, devices: int) -> ImageDataModule:
 def build_source(config: Train | Evaluate) -> Source:
     """Make what reads the images; raise `InputError` where `data.source` does not."""
     return make(Source, config.data.source.call, "data.source")  # type: ignore[type-abstract]
+
+
+def with_trained_source(config: Evaluate, checkpoint: Mapping[str, Any]) -> Evaluate:
+    """Return the configuration with the source of the images that a checkpoint was trained on, if it names none itself.
+
+    What it says of where they are holds. Nothing is fetched for a checkpoint's sake, which may be a stranger's.
+
+    Raises:
+        InputError: the checkpoint does not say, or it names a source that is neither known nor trusted.
+    """
+    if config.data.source is not None:
+        return config
+    origin, trained = f"ckpt={config.ckpt}", checkpoint.get("source")
+    try:
+        source = Call.model_validate(trained).call
+    except ValidationError as error:
+        hint = "give data=cifar10, or data=folder data.root=DIR"
+        raise InputError(f"{origin} does not say what it was trained on, as earlier versions do not: {hint}") from error
+    moved = config.data.model_dump(include=source.keys(), exclude_none=True)
+    source = allowed_call(Source, source | moved, config.trust, f"{origin}: its source")
+    images = config.data.model_copy(update={"source": Call.model_validate(source)})
+    return config.model_copy(update={"data": images})
 
 
 def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False) -> ImageClassifier:
@@ -150,7 +173,7 @@ def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback], preci
         own.append(ModelCheckpoint(filename="best", enable_version_counter=False, monitor="val/accuracy", mode="max"))
     if isinstance(config, Train):
         own.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
-        own.append(ResumableCheckpoint(config.checkpoint.minutes))
+        own.append(ResumableCheckpoint(config.checkpoint.minutes, config.data.source.call))
     options |= {
         "logger": TensorBoardLogger(config.trainer.default_root_dir, "lightning_logs", default_hp_metric=False),
         "callbacks": [*callbacks, *own],

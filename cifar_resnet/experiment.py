@@ -8,14 +8,22 @@ from torch.distributed import DistError
 
 from cifar_resnet import checks, interruption
 from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
-from cifar_resnet.build import build_classifier, build_data, build_source, build_trainer, choose_precision, prepare
+from cifar_resnet.build import (
+    build_classifier,
+    build_data,
+    build_source,
+    build_trainer,
+    choose_precision,
+    prepare,
+    with_trained_source,
+)
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.history import History
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.cli.schema import Evaluate, LrFind, Train
 from cifar_resnet.data.datamodule import ImageDataModule
-from cifar_resnet.errors import InputError, RunError
+from cifar_resnet.errors import InputError, RunError, one_line
 from cifar_resnet.interruption import Answer
 from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep
 from cifar_resnet.messages import say
@@ -97,20 +105,29 @@ def find_lr(config: LrFind) -> LrSearch:
 def evaluate(config: Evaluate) -> Evaluation:
     """Evaluate a checkpoint on the test images, print the figures, and leave them, with pictures, in a new run folder.
 
-    The statistics that normalize the images are the checkpoint's.
+    Images, their size, the statistics that normalize them and the precision are the checkpoint's, unless the
+    configuration names others.
 
     Raises:
         InputError: something in the configuration cannot work, or the checkpoint's classes are not those of the data;
             nothing was written then.
     """
     prepare(config.seed)
-    classifier = load_classifier(config.ckpt, config.trust)
+    classifier, checkpoint = load_classifier(config.ckpt, config.trust), read_checkpoint(config.ckpt)
+    is_named, config = config.data.source is not None, with_trained_source(config, checkpoint)
     outputs = OutputCollector(flip=config.tta == "flip")
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
     gallery.check(classifier)
-    trainer = build_trainer(config, [outputs, evaluator, gallery], choose_precision(config, {}).precision)
+    trainer = build_trainer(config, [outputs, evaluator, gallery], choose_precision(config, checkpoint).precision)
     data = ImageDataModule(build_source(config), image_size=classifier.hparams["image_size"])
-    read_images(data, "test")
+    if is_named:
+        data.prepare_data()
+    try:
+        data.setup("test")
+    except RuntimeError as error:  # of a source that would have to fetch first
+        raise InputError(
+            f"ckpt={config.ckpt} was trained on images that are not here ({one_line(error)}): give data=… to fetch them"
+        ) from error
     check_classes(f"ckpt={config.ckpt}", classifier.classes, data.classes)
     print_once(f"data: {count_images(data)}, on {device_name(trainer.strategy.root_device)}")
     with RunFolder(config, trainer) as run:
@@ -123,10 +140,10 @@ def evaluate(config: Evaluate) -> Evaluation:
         return evaluator.evaluation
 
 
-def read_images(data: ImageDataModule, stage: str | None = None) -> ImageDataModule:
-    """Return the data with the images of a stage in it, ``fit`` or ``test``; None reads those of both."""
+def read_images(data: ImageDataModule) -> ImageDataModule:
+    """Return the data with all images in it."""
     data.prepare_data()
-    data.setup(stage)
+    data.setup()
     return data
 
 

@@ -285,6 +285,63 @@ def test_a_run_on_images_of_another_size_is_evaluated_predicted_and_exported_at_
     run = train(*words, *GIVEN, "trainer.max_epochs=2", "schedule.peak_epoch=1")
     assert run.classifier.example_input_array.shape == (1, 16, 16, 3)
     ckpt = f"ckpt={run.folder}/checkpoints/last.ckpt"
-    assert evaluate(ckpt, "data=folder", f"data.root={tmp_path}").accuracy == run.evaluation.accuracy
+    assert evaluate(ckpt).accuracy == run.evaluation.accuracy
     export(compose("export", ckpt))
     assert predict(compose("predict", ckpt, f"images={tmp_path}/test")) == 0
+
+
+def test_evaluation_remembers_what_was_trained_on(tmp_path: Path) -> None:
+    run = train(*SMALL, *GIVEN)
+    ckpt = tmp_path / "elsewhere.ckpt"
+    (tmp_path / f"{run.folder}/checkpoints/last.ckpt").rename(ckpt)
+    assert evaluate(f"ckpt={ckpt}").accuracy == run.evaluation.accuracy
+    assert yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["data"]["source"] == {
+        "_target_": "cifar_resnet.data.sources.Digits"
+    }
+
+
+def rewrite(file: Path, **changes: Any) -> None:
+    """Change a checkpoint as somebody else might."""
+    contents = torch.load(file, weights_only=True)
+    contents.pop("sha256", None)
+    torch.save(contents | changes, file)
+
+
+def test_evaluation_follows_images_that_were_moved(tmp_path: Path) -> None:
+    for number in range(40):
+        kind, part = ("bright", "dark")[number % 2], ("train", "test")[number // 30]
+        (tmp_path / "photos" / part / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (250 - 200 * (number % 2),) * 3).save(f"photos/{part}/{kind}/{number}.png")
+    words = ["data=folder", "data.root=photos", "model.width=2", "trainer.accelerator=cpu"]
+    run = train(*words, *GIVEN, "trainer.max_epochs=2", "schedule.peak_epoch=1")
+    ckpt = f"ckpt={run.folder}/checkpoints/last.ckpt"
+    Path("photos").rename("pictures")
+    with pytest.raises(InputError, match="photos/test: no such folder"):
+        evaluate(ckpt)
+    assert evaluate(ckpt, "data.root=pictures").accuracy == run.evaluation.accuracy
+
+
+def test_nothing_is_fetched_for_the_sake_of_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(*SMALL, *GIVEN)
+    file = Path(f"{run.folder}/checkpoints/last.ckpt")
+    rewrite(file, source={"_target_": "cifar_resnet.data.cifar10.Cifar10", "root": "empty"})
+    monkeypatch.setattr("cifar_resnet.data.cifar10.download_url", lambda *_: pytest.fail("fetched"))
+    with pytest.raises(InputError, match=r"was trained on images that are not here .*give data=… to fetch them"):
+        evaluate(f"ckpt={file}")
+    assert not Path("empty").exists()
+
+
+def test_a_strangers_checkpoint_reads_from_known_sources_alone(tmp_path: Path) -> None:
+    run = train(*SMALL, *GIVEN)
+    file = tmp_path / f"{run.folder}/checkpoints/last.ckpt"
+    for source, answer in (
+        ({"_target_": "os.system", "command": "touch hacked"}, "wants to call os.system, which is not known here"),
+        ({"_target_": "cifar_resnet.data.sources.Folder", "root": {"_target_": "os.system"}}, "only numbers, short"),
+        ("digits", "does not say what it was trained on"),
+        (None, "does not say what it was trained on"),
+    ):
+        rewrite(file, source=source)
+        with pytest.raises(InputError, match=answer):
+            evaluate(f"ckpt={file}")
+    assert not Path("hacked").exists()
+    assert evaluate(f"ckpt={file}", "data=digits").accuracy == run.evaluation.accuracy

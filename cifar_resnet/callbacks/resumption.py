@@ -1,6 +1,7 @@
 """Checkpoints from which training goes on exactly: every few minutes, and where a signal asks for an end."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ class ResumableCheckpoint(Callback):
 
     Args:
         minutes: from one checkpoint to the next.
+        source: the call of what reads the images, for who evaluates the checkpoint.
     """
 
-    def __init__(self, minutes: float):
+    def __init__(self, minutes: float, source: Mapping[str, Any]):
         self.minutes = minutes
+        self.source = dict(source)
         self._saved_at = time.monotonic()
         self._saved_step = -1
         self._ending: int | None = None  # the signal that all devices have agreed to follow
@@ -71,7 +74,7 @@ class ResumableCheckpoint(Callback):
         if not all(weights.isfinite().all() for weights in pl_module.parameters()):
             raise divergence(trainer, "the weights are not finite any more")
         assert isinstance(pl_module, ImageClassifier)
-        checkpoint |= {"devices": trainer.world_size, "precision": trainer.precision}
+        checkpoint |= {"devices": trainer.world_size, "precision": trainer.precision, "source": self.source}
         checkpoint["progress"] = {
             name: trainer.strategy.all_gather(state.to(pl_module.device))
             for name, state in (_figures(pl_module) | _random_states(pl_module.device)).items()

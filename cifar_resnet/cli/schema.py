@@ -93,12 +93,13 @@ class Optimizer(Call):
 
 
 class Images(Section, extra="ignore"):
-    source: Call = Field(description="what reads them")
-    root: Text = Maybe(description="folder of the images")
+    source: Call = Maybe(description="what reads them")
+    root: Text | None = Maybe(description="folder of the images")
     resize: bool = Maybe(description="scale images of other sizes, centre-cropped; false: refuse them")
 
 
 class Data(Images, extra="forbid"):
+    source: Call = Field(description="what reads them")
     image_size: ImageSize = Field(description="side in pixels that images are scaled to")
     batch_size: BatchSize | None = Field(description="images in a step, over all devices; null: by their number")
     num_workers: int | None = Field(ge=0, le=256, description="that augment; null: none on a CPU, up to 8 beside a GPU")

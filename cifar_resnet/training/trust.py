@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cifar_resnet import models
+from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.named import locate
 
@@ -42,6 +43,7 @@ KNOWN: dict[type, frozenset[str]] = {
         | {TIMM}
     ),
     Optimizer: frozenset(_names(torch.optim, _OPTIMIZERS)),
+    Source: frozenset(f"cifar_resnet.data.{name}" for name in ("cifar10.Cifar10", "sources.Digits", "sources.Folder")),
 }
 """The full dotted names that a checkpoint may call without being asked about, by what they make."""
 
