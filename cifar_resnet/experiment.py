@@ -9,6 +9,7 @@ from torch.distributed import DistError
 from cifar_resnet import checks, interruption
 from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
 from cifar_resnet.build import build_classifier, build_data, build_trainer, choose_precision, prepare
+from cifar_resnet.callbacks.errors_page import ErrorsPage
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.history import History
@@ -40,10 +41,11 @@ def train(config: Train) -> TrainResult:
     prepare(config.seed)
     history, outputs = History(), OutputCollector()
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
+    page = ErrorsPage(outputs, config.errors.limit, gallery.layer, gallery.method)
     config, unfinished = find_unfinished(config)
     checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path") if config.ckpt_path else {}
     choice = choose_precision(config, checkpoint)
-    trainer = build_trainer(config, [history, outputs, evaluator, gallery], choice.precision)
+    trainer = build_trainer(config, [history, outputs, evaluator, gallery, page], choice.precision)
     checks.before_data(config, trainer, checkpoint)
     gallery.check(checks.try_classifier(config))
     data = read_images(config)
@@ -102,8 +104,9 @@ def evaluate(config: Evaluate) -> Evaluation:
     classifier = load_classifier(config.ckpt, config.trust)
     outputs = OutputCollector(flip=config.tta == "flip")
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
+    page = ErrorsPage(outputs, config.errors.limit, gallery.layer, gallery.method)
     gallery.check(classifier)
-    trainer = build_trainer(config, [outputs, evaluator, gallery], choose_precision(config, {}).precision)
+    trainer = build_trainer(config, [outputs, evaluator, gallery, page], choose_precision(config, {}).precision)
     data = read_images(config, "test")
     check_classes(f"ckpt={config.ckpt}", classifier.classes, data.classes)
     print_once(f"data: {count_images(data)}, on {device_name(trainer.strategy.root_device)}")
