@@ -17,6 +17,7 @@ from cifar_resnet.build import (
     prepare,
     with_trained_source,
 )
+from cifar_resnet.callbacks.errors_page import ErrorsPage
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.history import History
@@ -51,10 +52,11 @@ def train(config: Train) -> TrainResult:
     prepare(config.seed)
     history, outputs = History(), OutputCollector()
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
+    page = ErrorsPage(outputs, config.errors.limit, gallery.layer, gallery.method)
     config, unfinished = find_unfinished(config)
     checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path") if config.ckpt_path else {}
     choice = choose_precision(config, checkpoint)
-    trainer = build_trainer(config, [history, outputs, evaluator, gallery], choice.precision)
+    trainer = build_trainer(config, [history, outputs, evaluator, gallery, page], choice.precision)
     checks.before_data(config, trainer, checkpoint)
     gallery.check(checks.try_classifier(config, resumed=bool(checkpoint)))
     data = read_images(build_data(config, trainer.world_size))
@@ -117,8 +119,9 @@ def evaluate(config: Evaluate) -> Evaluation:
     is_named, config = config.data.source is not None, with_trained_source(config, checkpoint)
     outputs = OutputCollector(flip=config.tta == "flip")
     evaluator, gallery = Evaluator(outputs), MisclassifiedGallery(outputs, **dict(config.gallery), seed=config.seed)
+    page = ErrorsPage(outputs, config.errors.limit, gallery.layer, gallery.method)
     gallery.check(classifier)
-    trainer = build_trainer(config, [outputs, evaluator, gallery], choose_precision(config, checkpoint).precision)
+    trainer = build_trainer(config, [outputs, evaluator, gallery, page], choose_precision(config, checkpoint).precision)
     data = ImageDataModule(build_source(config), image_size=classifier.hparams["image_size"])
     if is_named:
         data.prepare_data()

@@ -18,18 +18,21 @@ from cifar_resnet.analysis.metrics import Evaluation
 IMAGE_SIDE = 192  # of an image beside its maps: a multiple of 32, so that each of its pixels becomes a sharp square
 LONE_IMAGE_SIDE = 256  # of an image without maps, likewise: above it 32 characters have room
 CARD_GAP = 20  # between neighbouring images with their maps, and around them
-CAPTION_HEIGHT = 48  # of the two lines above an image
+LINE_HEIGHT = 18  # of a line above an image
 LONGEST_CAPTION = 32  # characters
 SHEET_WIDTH = 6 * IMAGE_SIDE + 3 * CARD_GAP  # at most: two images with two maps each, side by side
 
+Caption = tuple[str, ...]
+"""The lines above an image, the first of which stands out."""
 
-def draw_cards(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[tuple[str, str]], title: str) -> Figure:
-    """Draw a sheet of cards: two lines over an image and, to the right of it, its maps.
+
+def draw_cards(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[Caption], title: str) -> Figure:
+    """Draw a sheet of cards: a caption over an image and, to the right of it, its maps.
 
     Args:
         images: uint8 ``[N, H, W, 3]``, N at least 1.
         maps: ``[M, N, H, W]`` in 0 to 1, M maps for each image; None draws the images alone.
-        captions: the two lines over each image, ``[N]``; cut after 32 characters.
+        captions: of each image, ``[N]``, of equally many lines; a line is cut after `LONGEST_CAPTION` characters.
         title: what the sheet shows; wrapped where it is wider than the sheet, and cut after four lines.
     """
     side, panels = (LONE_IMAGE_SIDE, 1) if maps is None else (IMAGE_SIDE, 1 + len(maps))
@@ -37,8 +40,9 @@ def draw_cards(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[t
     columns = min(SHEET_WIDTH // card, len(images))
     lines = textwrap.wrap(title, int(columns * card / 6.6), max_lines=4, placeholder=" …")
     top = CARD_GAP + 16 * len(lines)
+    above = 12 + LINE_HEIGHT * len(captions[0])
     width = columns * card + CARD_GAP
-    height = top + math.ceil(len(images) / columns) * (CAPTION_HEIGHT + side) + CARD_GAP
+    height = top + math.ceil(len(images) / columns) * (above + side) + CARD_GAP
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
 
     def write(x: int, y: int, text: str, **style: Any) -> None:
@@ -46,11 +50,13 @@ def draw_cards(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[t
 
     write(CARD_GAP, 12, "\n".join(lines), va="top", fontsize=9, color="0.35")
     size = min(12, card / 29)
-    for place, (image, (first, second)) in enumerate(zip(images, captions, strict=True)):
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, columns)
-        x, y = CARD_GAP + column * card, top + row * (CAPTION_HEIGHT + side) + CAPTION_HEIGHT
-        write(x, y - 26, shorten(first, LONGEST_CAPTION), fontsize=size, weight="bold")
-        write(x, y - 7, shorten(second, LONGEST_CAPTION), fontsize=size, color="0.35")
+        x, y = CARD_GAP + column * card, top + row * (above + side) + above
+        for number, line in enumerate(caption):
+            style = {"color": "0.35"} if number else {"weight": "bold"}
+            below = len(caption) - 1 - number
+            write(x, y - 7 - LINE_HEIGHT * below, shorten(line, LONGEST_CAPTION), fontsize=size, **style)
         for panel, heat in enumerate([None] if maps is None else [None, *maps[:, place]]):
             corner = ((x + panel * side) / width, 1 - (y + side) / height)
             draw_image(figure.add_axes((*corner, side / width, side / height)), image, heat)

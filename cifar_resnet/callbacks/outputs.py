@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from cifar_resnet.analysis.misclassified import Misclassified, find_misclassified
 from cifar_resnet.errors import InputError
 
 
@@ -37,6 +39,12 @@ class OutputCollector(Callback):
     def labels(self) -> Tensor:
         """The true classes, int64 ``[N]``, on the CPU."""
         return torch.cat(self._labels).cpu()
+
+    def misclassified(self, files: Sequence[str] | None) -> list[Misclassified]:
+        """Return every error, the most confident first; ``files`` names the images' files, where they have any."""
+        losses = cross_entropy(torch.cat(self._logits).float().cpu(), self.labels, reduction="none")
+        losses = losses.nan_to_num()  # JSON has no infinity
+        return find_misclassified(self.probabilities.numpy(), losses.numpy(), self.labels.numpy(), files)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget an earlier run."""

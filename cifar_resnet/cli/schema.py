@@ -139,9 +139,15 @@ class Classifier(Section):
 
 class Gallery(Section):
     count: int = Field(ge=0, le=100, description="how many at most; 0: no gallery")
-    order: Literal["confident", "first", "random"] = Field(description="confident: the most probable errors first")
+    order: Literal["varied", "confident", "loss", "first", "random"] = Field(
+        description="varied: the most probable error of each confused pair, then the next of each"
+    )
     layer: Text | None = Field(description="layer to explain, such as layer3; null: the last stage with an 8×8 map")
     method: Method = Field(description="how pytorch-grad-cam explains")
+
+
+class Errors(Section):
+    limit: int = Field(ge=0, le=50_000, description="how many errors.html has at most, the most probable; 0: no page")
 
 
 class Device(Section):
@@ -179,6 +185,7 @@ class Train(Section):
     checkpoint: Checkpoint
     classifier: Classifier
     gallery: Gallery
+    errors: Errors
     trainer: Trainer
 
     @model_validator(mode="after")
@@ -219,6 +226,7 @@ class Evaluate(Trained):
     seed: int = Field(ge=0, le=2**32 - 1, description="of the gallery's order random")
     data: Images
     gallery: Gallery
+    errors: Errors
     trainer: Device
 
 

@@ -159,7 +159,7 @@ def draw_predictions(classifier: ImageClassifier, shown: Sequence[Prediction], m
         title = f"images without maps: {explanation.reason}"
         messages.print(title)
     files = distinct_names([prediction.picture.file for prediction in shown])
-    best = [f"{shorten(name)} {percent(probability)}" for name, probability in zip(names, probabilities, strict=True)]
+    best = [f"{shorten(name)} · {percent(probability)}" for name, probability in zip(names, probabilities, strict=True)]
     return draw_cards(images, explanation.maps, list(zip(best, files, strict=True)), title)
 
 

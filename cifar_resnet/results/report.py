@@ -20,8 +20,8 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
 
     Args:
         folder: holds ``config.yaml``, ``evaluation.json``, ``confusion_matrix.png`` and ``reliability.png``;
-            ``gallery.png`` where there were errors; ``curves.png`` where epochs were trained; ``lr_find.json`` and
-            ``lr_find.png`` where the bounds were searched for.
+            ``gallery.png`` and ``gallery.json`` where there were errors; ``curves.png`` where epochs were trained;
+            ``lr_find.json`` and ``lr_find.png`` where the bounds were searched for.
         summary: what ``summary.json`` will hold.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -31,20 +31,25 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
         "duration": _duration,
         "picture": lambda name: f"data:image/png;base64,{base64.b64encode((folder / name).read_bytes()).decode()}",
     }
-    configuration, search = (folder / "config.yaml").read_text(), folder / "lr_find.json"
+    configuration = (folder / "config.yaml").read_text()
     page = environment.from_string(TEMPLATE.read_text()).render(
         run=folder.resolve().name,
         day=date.today().isoformat(),
         config=OmegaConf.create(configuration),
         configuration=configuration,
         summary=summary,
-        evaluation=json.loads((folder / "evaluation.json").read_text()),
-        search=json.loads(search.read_text()) if search.exists() else None,
+        evaluation=_json(folder / "evaluation.json"),
+        search=_json(folder / "lr_find.json"),
+        gallery=_json(folder / "gallery.json"),
         pictures={file.name for file in folder.glob("*.png")},
     )
     report = folder / "report.html"
     report.write_text(page, encoding="utf-8")
     return report
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def _duration(seconds: float) -> str:

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from conftest import make_classifier, make_data, make_trainer
 from lightning.pytorch import Callback
+from torch import nn
 
+from cifar_resnet.analysis import gradcam
 from cifar_resnet.analysis.gradcam import METHODS, explain_images, find_layer
 from cifar_resnet.errors import InputError
 from cifar_resnet.training.classifier import ImageClassifier
@@ -77,6 +79,44 @@ def test_maps_equal_the_formula_computed_by_hand(tmp_path: Path, model: dict[str
     expected = grad_cam_by_hand(classifier, images, targets, layer)
     assert (expected.max(axis=(1, 2)) > 0.99).mean() > 0.5  # most maps say something, so the comparison does
     np.testing.assert_allclose(maps_of(classifier, images, targets, layer), expected, atol=1e-4)
+
+
+def test_maps_of_the_layers_size_are_those_of_the_images_size_before_they_are_enlarged(tmp_path: Path) -> None:
+    classifier = trained({"_target_": "cifar_resnet.models.CustomResNet", "width": 8}, tmp_path)
+    images = make_data().test.images
+    small = explain_images(classifier, images, [[0] * 12], enlarge=False).maps
+    large = explain_images(classifier, images, [[0] * 12]).maps
+    assert small is not None
+    assert small.shape == (1, 12, 8, 8)
+    enlarged = F.interpolate(torch.from_numpy(small), size=(32, 32), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(stretch(enlarged[0]).numpy(), large[0], atol=1e-5)
+
+
+def test_many_images_are_explained_in_batches_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, images = make_classifier(make_data()), make_data().test.images
+    together = explain_images(classifier, images, [[0, 1, 2] * 4]).maps
+    monkeypatch.setattr(gradcam, "PIXELS_AT_ONCE", 5 * 32 * 32)
+    np.testing.assert_allclose(explain_images(classifier, images, [[0, 1, 2] * 4]).maps, together, atol=1e-5)
+
+
+class Recurrent(nn.Module):
+    """Its stage is used twice, and what it gives is changed in place."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, kernel_size=4, stride=4)
+        self.stage = nn.Conv2d(4, 4, kernel_size=3, padding=1)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stage(self.stem(x))
+        return self.fc(self.stage(x.relu_()).mean((2, 3)))
+
+
+def test_a_stage_that_is_used_twice_and_changed_in_place_is_explained() -> None:
+    classifier = make_classifier(make_data(), model={"_target_": "test_gradcam.Recurrent"})
+    maps = maps_of(classifier, torch.from_numpy(make_data().test.images), [0] * 12, "stage")
+    assert maps.shape == (12, 32, 32)
 
 
 @pytest.mark.parametrize(("model", "layer"), [({}, "layer2"), ({"model": RESNET18}, "layer3")])

@@ -1,43 +1,23 @@
 """The gallery shows the errors that it should, and says so where there are few or none."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import make_classifier, make_data, make_trainer
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_resnet.analysis.gradcam import explain_images
-from cifar_resnet.callbacks.gallery import MisclassifiedGallery, choose
+from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import ImageSet
 from cifar_resnet.training.classifier import ImageClassifier
-
-
-@given(seed=st.integers(0, 10_000), size=st.integers(1, 60), classes=st.integers(2, 6), count=st.integers(1, 20))
-def test_chosen_are_errors_and_the_most_confident_come_first(seed: int, size: int, classes: int, count: int) -> None:
-    rng = np.random.default_rng(seed)
-    probabilities = rng.dirichlet(np.ones(classes), size)
-    labels = rng.integers(0, classes, size)
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    errors = set(np.flatnonzero(predicted != labels))
-    for order in ("confident", "first", "random"):
-        chosen = choose(probabilities, labels, count, order, seed).tolist()
-        assert len(chosen) == len(set(chosen)) == min(count, len(errors))
-        assert set(chosen) <= errors
-    confident = choose(probabilities, labels, count, "confident").tolist()
-    assert [confidence[index] for index in confident] == sorted((confidence[index] for index in errors), reverse=True)[
-        :count
-    ]
-    assert choose(probabilities, labels, count, "first").tolist() == sorted(errors)[:count]
 
 
 def run(
@@ -59,7 +39,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 def test_the_gallerys_ten_are_the_most_confident_errors_of_a_plain_forward_pass(tmp_path: Path) -> None:
     data = make_data(test=60)
-    folder, classifier = run(tmp_path, data)
+    folder, classifier = run(tmp_path, data, order="confident")
     with torch.no_grad():
         probabilities = classifier.eval()(torch.from_numpy(data.test.images)).softmax(1)
     confidence, predicted = probabilities.max(1)
@@ -70,12 +50,25 @@ def test_the_gallerys_ten_are_the_most_confident_errors_of_a_plain_forward_pass(
     assert [entry["index"] for entry in found["shown"]] == expected
     for entry in found["shown"]:
         index = entry["index"]
+        assert entry["file"] is None
         assert entry["predicted"] == data.classes[predicted[index]]
         assert entry["true"] == data.classes[data.test.labels[index]]
         assert entry["predicted_probability"] == pytest.approx(confidence[index].item(), abs=1e-5)
         assert entry["true_probability"] == pytest.approx(
             probabilities[index, data.test.labels[index]].item(), abs=1e-5
         )
+
+
+def test_each_confused_pair_is_shown_before_any_is_shown_twice(tmp_path: Path) -> None:
+    pairs = [(entry["true"], entry["predicted"]) for entry in record(run(tmp_path, make_data(test=60))[0])["shown"]]
+    assert len(set(pairs[: len(set(pairs))])) == len(set(pairs)) > 1
+
+
+def test_the_files_of_the_images_are_named(tmp_path: Path) -> None:
+    data = make_data(test=60)
+    data.test = replace(data.test, files=tuple(f"test/{index}.png" for index in range(60)))
+    for entry in record(run(tmp_path, data)[0])["shown"]:
+        assert entry["file"] == f"test/{entry['index']}.png"
 
 
 def test_the_picture_goes_to_a_file_and_to_tensorboard(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from cifar_resnet.data.files import printable
 from cifar_resnet.data.images import read
@@ -31,26 +32,20 @@ def noise(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
 # ---- digits
 
 
-def test_digits_are_the_real_ones_enlarged_and_split_by_class() -> None:
-    train, test = Digits().train(), Digits().test()
-    assert well_formed(train, 1437)
-    assert well_formed(test, 360)
-    assert train.classes == test.classes == tuple("0123456789")
-    counts = np.bincount(load_digits().target)
-    assert np.array_equal(np.bincount(train.labels) + np.bincount(test.labels), counts)
-    assert np.abs(np.bincount(test.labels) - counts / 5).max() <= 1
-    every = np.concatenate([train.images, test.images])
-    assert (every == every[..., :1]).all()
-    assert every.min() == 0
-    assert every.max() == 255
-    # Block means of the enlarged image give the original back, to within the bicubic filter's overshoot.
-    small = np.concatenate([train.images, test.images])[..., 0].reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4)) * 16 / 255
-    labels = np.concatenate([train.labels, test.labels])
-    originals = load_digits()
-    for index in range(0, 1797, 150):
-        distance = np.abs(originals.images - small[index]).mean(axis=(1, 2))
-        assert distance.min() < 1
-        assert originals.target[distance.argmin()] == labels[index]
+def test_digits_are_the_real_ones_in_squares_halved_as_in_scikit_learns_example() -> None:
+    bunch = load_digits()
+    halves = train_test_split(bunch.images, bunch.target, test_size=0.5, shuffle=False)
+    for read_half, count, images, labels in (
+        (Digits().train, 898, halves[0], halves[2]),
+        (Digits().test, 899, halves[1], halves[3]),
+    ):
+        half = read_half()
+        assert well_formed(half, count)
+        assert half.classes == tuple("0123456789")
+        assert np.array_equal(half.labels, labels)
+        squares = half.images.reshape(count, 8, 4, 8, 4, 3)
+        assert (squares == squares[:, :, :1, :, :1, :1]).all()
+        np.testing.assert_allclose(squares[:, :, 0, :, 0, 0], images * 255 / 16, atol=0.5)
 
 
 def test_digits_are_always_split_alike() -> None:

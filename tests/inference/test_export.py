@@ -76,7 +76,7 @@ def test_an_export_gives_the_checkpoints_probabilities(
     assert export(compose("export", f"ckpt={trained}", f"format={name}", f"output={output}")) == output
     out, err = capfd.readouterr()
     assert out.splitlines()[0] == f"{output}: uint8 images [N, 32, 32, 3] in, probabilities [N, 10] out"
-    assert (len(out.splitlines()), err) == (2, "")
+    assert (len(out.splitlines()), err) == (2, f"writing {output}, and comparing it with the checkpoint\n")
     classifier = ImageClassifier.load_from_checkpoint(trained, weights_only=True).eval()
     assert classifier.mean.tolist() != classifier.test_mean.tolist()
     images = Digits().train().images[:1000]
@@ -169,7 +169,7 @@ def test_a_network_that_a_format_cannot_express_leaves_no_file(
     assert len(str(refused.value)) < 300
     assert sorted(tmp_path.iterdir()) == sorted([checkpoint, older])
     assert older.read_text() == "an older export"
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == ("", f"writing {older}, and comparing it with the checkpoint\n")
 
 
 def test_packages_that_are_missing_are_named(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

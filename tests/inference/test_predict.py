@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 from rich.console import Console
 
-from cifar_resnet.analysis.drawing import CAPTION_HEIGHT, CARD_GAP, IMAGE_SIDE, LONE_IMAGE_SIDE, LONGEST_CAPTION
+from cifar_resnet.analysis.drawing import CARD_GAP, IMAGE_SIDE, LINE_HEIGHT, LONE_IMAGE_SIDE, LONGEST_CAPTION
 from cifar_resnet.cli.command import compose
 from cifar_resnet.data.files import printable
 from cifar_resnet.data.images import read, read_batches
@@ -250,14 +250,14 @@ def test_json_holds_what_a_plain_forward_pass_gives(
     assert captured.err == f"images predicted: {count}, files skipped: 0, sheet: predictions.png\n"
     with Image.open("predictions.png") as sheet:
         assert sheet.width == 3 * (2 * IMAGE_SIDE + CARD_GAP) + CARD_GAP
-        assert sheet.height == 2 * (IMAGE_SIDE + CAPTION_HEIGHT) + 2 * CARD_GAP + 16
+        assert sheet.height == 2 * (IMAGE_SIDE + 12 + 2 * LINE_HEIGHT) + 2 * CARD_GAP + 16
 
 
 def test_the_sheet_shows_each_pixel_as_a_square(here: Path, checkpoint: Path) -> None:
     noise(0).save("photos/a.png")
     predict(compose("predict", f"ckpt={checkpoint}", "images=photos/a.png", "output=sheet.png"))
     sheet = np.asarray(Image.open("sheet.png").convert("RGB"))
-    rows = sheet[CARD_GAP + 16 + CAPTION_HEIGHT :][:IMAGE_SIDE]
+    rows = sheet[CARD_GAP + 28 + 2 * LINE_HEIGHT :][:IMAGE_SIDE]
     image, overlay = rows[:, CARD_GAP:][:, :IMAGE_SIDE], rows[:, CARD_GAP + IMAGE_SIDE :][:, :IMAGE_SIDE]
     enlarged = np.asarray(noise(0)).repeat(IMAGE_SIDE // 32, axis=0).repeat(IMAGE_SIDE // 32, axis=1)
     assert (image == enlarged).all()

@@ -1,0 +1,50 @@
+"""Every error of a test run: the table of all, and the page to look through them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cifar_resnet.analysis.errors_page import write_errors_page
+from cifar_resnet.analysis.gradcam import explain_images
+from cifar_resnet.analysis.misclassified import write_errors_table
+from cifar_resnet.callbacks.outputs import OutputCollector
+from cifar_resnet.training.classifier import ImageClassifier
+
+
+@dataclass(eq=False)
+class ErrorsPage(Callback):
+    """After a test run, writes ``errors.csv`` and, where there are errors, ``errors.html`` into the run's folder.
+
+    Args:
+        outputs: keeps what the network says; the Trainer has to have it among its callbacks.
+        limit: how many errors the page has at most, the most confident ones; with 0 there is no page.
+        layer, method: of the maps, as in `cifar_resnet.callbacks.gallery.MisclassifiedGallery`.
+    """
+
+    outputs: OutputCollector
+    limit: int = 5000
+    layer: str | None = None
+    method: str = "gradcam"
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find, explain and write."""
+        assert isinstance(pl_module, ImageClassifier)
+        log_dir = trainer.log_dir  # asks every device, so it comes before the others leave
+        if not trainer.is_global_zero or log_dir is None:
+            return
+        test = trainer.datamodule.test  # type: ignore[attr-defined]
+        errors = self.outputs.misclassified(test.files)
+        folder = Path(log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_errors_table(errors, pl_module.classes, folder / "errors.csv")
+        errors = errors[: self.limit]
+        if not errors:
+            return
+        images = test.images[[error.index for error in errors]]
+        targets = [[error.predicted for error in errors], [error.true for error in errors]]
+        explanation = explain_images(pl_module, images, targets, self.layer, self.method, enlarge=False)
+        confusion = np.zeros((len(pl_module.classes),) * 2, np.int64)
+        np.add.at(confusion, (self.outputs.labels, self.outputs.probabilities.argmax(dim=1)), 1)
+        write_errors_page(folder / "errors.html", errors, images, explanation, confusion, pl_module.classes)
