@@ -114,6 +114,14 @@ def test_page_gives_the_figures_of_the_run(tmp_path: Path) -> None:
         assert figure in text
 
 
+def test_page_gives_what_each_class_counts_alike_in_where_they_are_uneven(tmp_path: Path) -> None:
+    text = Page(write_report(make_run(tmp_path, (0, 0, 0, 1, 2), (0, 0, 0, 0, 2)), SUMMARY).read_text()).text
+    assert "balanced accuracy87.50%" in text
+    assert "macro F161.90%" in text
+    even = make_run(tmp_path, (0, 1, 1), (0, 1, 2))
+    assert "balanced" not in Page(write_report(even, SUMMARY).read_text()).text
+
+
 def test_a_run_without_errors_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path, predicted=(0, 1, 1, 0), labels=(0, 1, 1, 0))
     (run / "gallery.png").unlink()
