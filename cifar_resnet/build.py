@@ -102,7 +102,7 @@ def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False
     statistics = {name: getattr(data, name) for name in ("mean", "std", "test_mean", "test_std")}
     if origin is not None and has_weights(model):
         statistics = {name: list(getattr(origin, name.removeprefix("test_"))) for name in statistics}
-    weights = balanced_weights(data.class_counts) if config.classifier.class_weights else None
+    weights = balanced_weights([*data.class_counts.values()]) if config.classifier.class_weights else None
     classifier = ImageClassifier(
         model=without_weights(model) if resumed else model,
         classes=list(data.classes),

@@ -135,9 +135,10 @@ class ImageDataModule(LightningDataModule):
         return _read(self.test if self.train is None else self.train).classes
 
     @property
-    def class_counts(self) -> list[int]:
-        """How many images each class has, by label: of those that are trained on, else of the test images."""
-        return _read(self.test if self.train is None else self.train).class_counts
+    def class_counts(self) -> dict[str, int]:
+        """How many images each class has: of those that are trained on, where they were read, else of the test's."""
+        counts = _read(self.test if self.train is None else self.train).class_counts
+        return dict(zip(self.classes, counts, strict=True))
 
     @property
     def batch_size_in_effect(self) -> int:
