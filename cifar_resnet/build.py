@@ -23,7 +23,7 @@ from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.models.libraries import has_weights, origin_of, settle
 from cifar_resnet.training.checkpoint_io import AtomicCheckpointIO
-from cifar_resnet.training.classifier import ImageClassifier
+from cifar_resnet.training.classifier import ImageClassifier, balanced_weights
 from cifar_resnet.training.named import make
 from cifar_resnet.training.precision import Choice, fastest_precision, mixed_precision
 from cifar_resnet.training.trust import allowed_call, without_weights
@@ -125,6 +125,7 @@ def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False
     statistics = {name: getattr(data, name) for name in ("mean", "std", "test_mean", "test_std")}
     if origin is not None and has_weights(model):
         statistics = {name: list(getattr(origin, name.removeprefix("test_"))) for name in statistics}
+    weights = balanced_weights([*data.class_counts.values()]) if config.classifier.class_weights else None
     classifier = ImageClassifier(
         model=without_weights(model) if resumed else model,
         classes=list(data.classes),
@@ -132,7 +133,7 @@ def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False
         optimizer=config.optimizer.call,
         **config.schedule.model_dump(),
         max_epochs=config.trainer.max_epochs,
-        **config.classifier.model_dump(),
+        **config.classifier.model_dump() | {"class_weights": weights},
         image_size=data.image_size,
         validation_name=data.validation_name,
     )

@@ -133,7 +133,8 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int)
             f"ckpt_path={config.ckpt_path} was trained on {checkpoint['devices']} devices, not {devices}: resume with "
             "as many, which share each batch in the same way"
         )
-    before = checkpoint["hyper_parameters"]
+    parameters = checkpoint["hyper_parameters"]
+    before = parameters | {"class_weights": "balanced" if parameters.get("class_weights") else "null"}
     now = {
         "trainer.max_epochs": config.trainer.max_epochs,
         "schedule.peak_epoch": config.schedule.peak_epoch,
@@ -141,6 +142,7 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int)
         "optimizer": config.optimizer.call,
         "classifier.temperature": config.classifier.temperature,
         "classifier.label_smoothing": config.classifier.label_smoothing,
+        "classifier.class_weights": config.classifier.class_weights or "null",
         "schedule.lr_min": config.schedule.lr_min,
         "schedule.lr_max": config.schedule.lr_max,
     }

@@ -8,6 +8,7 @@ from torch.distributed import DistError
 
 from cifar_resnet import checks, interruption
 from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
+from cifar_resnet.analysis.remarks import describe_counts, remark_few_steps, remark_lopsided
 from cifar_resnet.build import (
     build_classifier,
     build_data,
@@ -23,13 +24,14 @@ from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.history import History
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.cli.schema import Evaluate, LrFind, Train
-from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.datamodule import ImageDataModule, batch_size_for
 from cifar_resnet.errors import InputError, RunError, one_line
 from cifar_resnet.interruption import Answer
 from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep
 from cifar_resnet.messages import say
 from cifar_resnet.models.libraries import has_weights, origin_of
-from cifar_resnet.results.run_folder import RunFolder, TrainResult, device_name, print_once
+from cifar_resnet.results.machine import device_name
+from cifar_resnet.results.run_folder import RunFolder, TrainResult, print_once
 from cifar_resnet.results.unfinished import find_unfinished
 from cifar_resnet.training.checkpoint import check_classes, load_classifier, read_checkpoint
 from cifar_resnet.training.classifier import ImageClassifier
@@ -65,7 +67,7 @@ def train(config: Train) -> TrainResult:
     announce(config, data, classifier, trainer, choice)
     with RunFolder(config, trainer, unfinished, checkpoint.get("global_step", 0)) as run:
         if trainer.is_global_zero:
-            run.record_search(find_bounds(config, classifier, data, trainer))
+            run.record_search(find_bounds(config, classifier, data, trainer), data)
         run.log_graph(classifier)
         try:
             say(f"training up to epoch {config.trainer.max_epochs}")
@@ -77,7 +79,7 @@ def train(config: Train) -> TrainResult:
             if trainer.world_size > 1 and ("gloo" in str(error) or isinstance(error, DistError)):
                 raise RunError("the process of another device has ended: go on with ckpt_path=last") from error
             raise
-        return run.finish(classifier, history, evaluator)
+        return run.finish(classifier, data, history, evaluator)
 
 
 def find_lr(config: LrFind) -> LrSearch:
@@ -98,7 +100,7 @@ def find_lr(config: LrFind) -> LrSearch:
     found = find_bounds(config, classifier, data, trainer)
     assert found is not None
     with RunFolder(config, trainer) as run:
-        run.record_search(found)
+        run.record_search(found, data)
     bounds = f"schedule.lr_min={found.bounds.lr_min:g} schedule.lr_max={found.bounds.lr_max:g}"
     print_once(f"train with them: the same keys behind python scripts/train.py, and {bounds}")
     return found
@@ -161,8 +163,10 @@ def with_bounds_of(checkpoint: Mapping[str, Any], config: Train) -> Train:
 def announce(
     config: Train, data: ImageDataModule, classifier: ImageClassifier, trainer: Trainer, choice: Choice
 ) -> None:
-    """Say in a few lines what is about to happen."""
+    """Say in a few lines what is about to happen, and what is likely to go wrong."""
     print_once(f"data: {count_images(data)}")
+    for remark in remark_data(data, weighted=config.classifier.class_weights is not None):
+        print_once(f"note: {remark}")
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     device = device_name(trainer.strategy.root_device)
     print_once(f"network: {config.model.title}, {parameters:,} parameters, on {device}")
@@ -174,10 +178,19 @@ def announce(
 
 
 def count_images(data: ImageDataModule) -> str:
-    """Return how many images of each part were read, and how many classes there are."""
+    """Return how many images of each part were read, how many a class has, and how many are in a batch."""
     parts = {"training": data.train, "validation": data.val, "test": data.test}
     images = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
-    return f"{images} images, {len(data.classes)} classes"
+    batches = "" if data.train is None else f", batches of {data.batch_size_in_effect:,}"
+    return f"{images} images, {describe_counts(data.class_counts)}{batches}"
+
+
+def remark_data(data: ImageDataModule, weighted: bool) -> list[str]:
+    """Return what is to be said before training with this data; ``weighted``: the loss makes up for rare classes."""
+    counts, size, accumulated = data.class_counts, data.batch_size_in_effect, data.accumulate_grad_batches
+    images = sum(counts.values())
+    advised = batch_size_for(images, accumulated, data.devices)
+    return remark_few_steps(images // size // accumulated, size, advised) + remark_lopsided(counts, weighted)
 
 
 def find_bounds(config: Train, classifier: ImageClassifier, data: ImageDataModule, trainer: Trainer) -> LrSearch | None:

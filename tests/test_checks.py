@@ -222,6 +222,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("optimizer.weight_decay=0.1", "was trained with optimizer="),
         ("classifier.temperature=1", "was trained with classifier.temperature=8.0, not 1"),
         ("classifier.label_smoothing=0.1", "was trained with classifier.label_smoothing=0.0, not 0.1"),
+        ("classifier.class_weights=balanced", "was trained with classifier.class_weights=null, not balanced"),
         ("schedule.lr_max=0.2", "was trained with schedule.lr_max=0.1, not 0.2"),
         ("data.batch_size=50", "its One Cycle schedule has 6 steps, this run's 8"),
         ("data.train_size=300", "its One Cycle schedule has 6 steps, this run's 8"),
@@ -231,6 +232,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_checkpoint_of_another_run_is_refused(trained: Path, typed: str, words: str) -> None:
     assert words in refused(train, *SMALL, f"ckpt_path={trained}", typed)
+
+
+def test_a_checkpoint_of_weighted_classes_is_refused_without_weights(trained: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(str(trained))
+    checkpoint["hyper_parameters"]["class_weights"] = [1.0] * 10
+    torch.save(checkpoint, tmp_path / "weighted.ckpt")
+    line = refused(train, *SMALL, f"ckpt_path={tmp_path}/weighted.ckpt")
+    assert "was trained with classifier.class_weights=balanced, not null" in line
 
 
 def test_a_checkpoint_of_several_devices_is_refused_on_one(trained: Path, tmp_path: Path) -> None:

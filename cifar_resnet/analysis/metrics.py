@@ -1,10 +1,10 @@
 """What a classifier gets right and wrong: every figure of a test run, derived from its predictions."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
 import numpy as np
 import torch
@@ -75,6 +75,8 @@ class Evaluation:
     Attributes:
         images, errors: how many images, and how many of them are misclassified.
         flip_accuracy: of the mean probabilities of image and mirror image; None where that was not asked for.
+        balanced_accuracy: the mean recall of the classes that have test images, 0 to 1.
+        macro_f1: the mean F1 of the classes that have test images or are predicted, 0 to 1.
         calibration_error: the expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3), 0 to 1.
         classes: by label.
         confused: the pairs of classes with the most errors between them, most first; at most five.
@@ -86,11 +88,18 @@ class Evaluation:
     errors: int
     accuracy: Accuracy
     flip_accuracy: Accuracy | None
+    balanced_accuracy: float
+    macro_f1: float
     calibration_error: float
     classes: list[ClassFigures]
     confused: list[ConfusedPair]
     confusion: list[list[int]]
     calibration: list[CalibrationBin]
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the classes have test images in unequal number, so that the accuracy is mostly that of some."""
+        return len({figures.images for figures in self.classes}) > 1
 
 
 def wilson(correct: int, total: int) -> Accuracy:
@@ -119,6 +128,7 @@ def evaluate_predictions(
     predicted = probabilities.argmax(dim=1)
     correct = predicted == labels
     confusion = multiclass_confusion_matrix(predicted, labels, len(classes)).numpy()
+    figures = _per_class(confusion, classes)
     # torchmetrics gives a probability of exactly 1 a bin of its own; the last bin is where it belongs.
     below_one = probabilities.float().clamp(max=1 - torch.finfo(torch.float32).eps)
     return Evaluation(
@@ -126,8 +136,10 @@ def evaluate_predictions(
         errors=int((~correct).sum()),
         accuracy=_accuracy(correct),
         flip_accuracy=None if mirrored is None else _accuracy((probabilities + mirrored).argmax(dim=1) == labels),
+        balanced_accuracy=_mean_of_known(each.recall for each in figures),
+        macro_f1=_mean_of_known(each.f1 for each in figures),
         calibration_error=multiclass_calibration_error(below_one, labels, len(classes), CALIBRATION_BINS).item(),
-        classes=_per_class(confusion, classes),
+        classes=figures,
         confused=_confused(confusion, classes),
         confusion=confusion.tolist(),
         calibration=_calibration(below_one.amax(dim=1).numpy(), correct),
@@ -148,6 +160,10 @@ def _per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[ClassFigur
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+def _mean_of_known(shares: Iterable[float | None]) -> float:
+    return fmean(share for share in shares if share is not None)
 
 
 def _confused(confusion: np.ndarray, classes: Sequence[str]) -> list[ConfusedPair]:
@@ -188,6 +204,9 @@ def _class_table(evaluation: Evaluation) -> Table:
 
 def _remarks(evaluation: Evaluation) -> Iterator[str]:
     yield f"accuracy           {evaluation.accuracy}"
+    if evaluation.uneven:
+        yield f"balanced accuracy  {evaluation.balanced_accuracy:.2%}  (mean recall of the classes)"
+        yield f"macro F1           {evaluation.macro_f1:.2%}  (mean F1 of the classes)"
     if evaluation.flip_accuracy is not None:
         yield f"with mirror image  {evaluation.flip_accuracy}"
     yield f"calibration error  {evaluation.calibration_error:.2%}  (expected, {CALIBRATION_BINS} bins)"

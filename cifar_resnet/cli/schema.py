@@ -33,6 +33,7 @@ Cutout = Annotated[int, Field(ge=0, le=256)]
 Rate = Annotated[float, Field(ge=1e-12, le=1e6)]
 Devices = Annotated[int, Field(ge=1, le=1024)] | Annotated[list[Size], Field(min_length=1)] | Literal["auto", -1]
 Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true", 16, 32, 64, "bf16"]
+ClassWeights = Literal["balanced"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Method = Literal[
     "gradcam", "gradcam++", "gradcam_elementwise", "hirescam", "layercam", "xgradcam", "eigencam", "eigengradcam"
@@ -133,6 +134,9 @@ class Checkpoint(Section):
 class Classifier(Section):
     temperature: float = Field(ge=1e-3, le=1e3, description="softmax temperature: logits = network outputs / it")
     label_smoothing: float = Field(ge=0, le=1, description="share of the target that is spread over all classes")
+    class_weights: ClassWeights | None = Field(
+        description="balanced: images of rare classes count more; null: all alike"
+    )
     compile: bool = Field(description="torch.compile the network: a minute at the start, no faster steps on a CPU")
     compile_mode: CompileMode = Field(description="what torch.compile tries")
 

@@ -135,6 +135,18 @@ class ImageDataModule(LightningDataModule):
         return _read(self.test if self.train is None else self.train).classes
 
     @property
+    def class_counts(self) -> dict[str, int]:
+        """How many images each class has: of those that are trained on, where they were read, else of the test's."""
+        counts = _read(self.test if self.train is None else self.train).class_counts
+        return dict(zip(self.classes, counts, strict=True))
+
+    @property
+    def batch_size_in_effect(self) -> int:
+        """How many images a batch has, over all devices, after ``setup("fit")``: no more than are trained on."""
+        assert self.batch_size is not None, "call setup() first"
+        return min(self.batch_size, len(_read(self.train)))
+
+    @property
     def validation_name(self) -> str:
         """What the validation loop evaluates: ``val`` where there is a validation split, else ``test``."""
         return "val" if self.val_size else "test"

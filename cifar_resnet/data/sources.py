@@ -30,6 +30,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def class_counts(self) -> list[int]:
+        """How many images each class has, by label."""
+        return np.bincount(self.labels, minlength=len(self.classes)).tolist()
+
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """Return the images at ``indices``, in that order."""
         files = None if self.files is None else tuple(self.files[index] for index in indices)

@@ -3,16 +3,13 @@
 import copy
 import itertools
 import json
-import platform
 import shutil
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch import Trainer
@@ -22,11 +19,14 @@ from rich import get_console
 from rich.table import Table
 
 from cifar_resnet.analysis.metrics import Evaluation
+from cifar_resnet.analysis.remarks import remark_far_ahead, remark_one_class
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.history import History
 from cifar_resnet.cli.schema import Evaluate, Train
+from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.lr.search import LrSearch, write_lr_search
+from cifar_resnet.results.machine import device_name, versions
 from cifar_resnet.results.report import write_report
 from cifar_resnet.results.unfinished import CONFIG, LOCK, busy
 from cifar_resnet.training.checkpoint_io import remove_leftovers
@@ -106,13 +106,13 @@ class RunFolder:
             with suppress(OSError):  # it has others
                 self.path.parent.rmdir()
 
-    def record_search(self, found: LrSearch | None) -> None:
-        """Write and log what the search saw, where there was one."""
+    def record_search(self, found: LrSearch | None, data: ImageDataModule) -> None:
+        """Write and log what the search saw of the data, where there was one."""
         if found is None or self.logger is None or self.path is None:
             return
         facts = {
             "optimizer": self.chosen["optimizer"],
-            "batch_size": self.chosen["data"]["batch_size"],
+            "batch_size": data.batch_size_in_effect,
             "precision": self.trainer.precision,
             "seed": self.config.seed,
             "versions": versions(),
@@ -130,42 +130,52 @@ class RunFolder:
         except Exception as error:  # tracing fails in as many ways as there are networks
             print_once(f"TensorBoard gets no graph: the network cannot be traced ({one_line(error)[:100]})")
 
-    def finish(self, classifier: ImageClassifier, history: History, evaluator: Evaluator) -> TrainResult:
+    def finish(
+        self, classifier: ImageClassifier, data: ImageDataModule, history: History, evaluator: Evaluator
+    ) -> TrainResult:
         """Show the summary; write ``summary.json`` and ``report.html``; log the hyperparameters with the result."""
         evaluation = evaluator.evaluation
         assert evaluation is not None
         assert isinstance(self.config, Train)
         bounds = {name: classifier.hparams[name] for name in ("lr_min", "lr_max")}
+        train_accuracy = history.epochs[-1].train_accuracy if history.epochs else None
         summary = {
             "network": self.config.model.title,
             "test_accuracy": evaluation.accuracy.value,
-            "train_accuracy": history.epochs[-1].train_accuracy if history.epochs else None,
+            "balanced_accuracy": evaluation.balanced_accuracy,
+            "macro_f1": evaluation.macro_f1,
+            "train_accuracy": train_accuracy,
             "epochs": self.trainer.current_epoch,
             "train_seconds": history.seconds,
             "images_per_second": history.images / history.seconds if history.seconds else None,
             "resumed": history.resumed,
             **bounds,
+            "batch_size": data.batch_size_in_effect,
             "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
             "seed": self.config.seed,
             "misclassified": evaluation.errors,
             "device": device_name(self.trainer.strategy.root_device),
             "precision": self.trainer.precision,
+            "remarks": remark_one_class(evaluation) + remark_far_ahead(train_accuracy, evaluation),
             "versions": versions(),
         }
         if self.logger is not None and self.path is not None:
-            self._record(self.logger, self.path, summary)
+            self._record(self.logger, self.path, summary, evaluation)
         self.point_to_it()
         accuracy = evaluation.accuracy.value
         return TrainResult(
             accuracy, **bounds, classifier=classifier.eval(), evaluation=evaluation, summary=summary, folder=self.path
         )
 
-    def _record(self, logger: TensorBoardLogger, folder: Path, summary: dict[str, Any]) -> None:
+    def _record(self, logger: TensorBoardLogger, folder: Path, summary: dict[str, Any], evaluation: Evaluation) -> None:
+        hidden = {"remarks", "versions"} | (set() if evaluation.uneven else {"balanced_accuracy", "macro_f1"})
         table = Table(show_header=False, box=None, pad_edge=False)
         for key, value in summary.items():
-            if key != "versions":
+            if key not in hidden:
                 table.add_row(key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
         get_console().print(table)
+        for remark in summary["remarks"]:
+            print_once(f"note: {remark}")
         metrics = {f"hp/{key}": summary[key] for key in ("test_accuracy", "train_seconds")}
         found = {key: summary[key] for key in ("lr_min", "lr_max")}
         # At the last step, so that TensorBoard forgets them where a run goes on that was killed after this.
@@ -182,19 +192,6 @@ class RunFolder:
             report = self.path / "report.html"
             pictures = f"open {report}" if report.exists() else f"the pictures in {self.path}"
             print_once(f"look at it: {pictures}      or tensorboard --logdir {self.path.parent}")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
-    packages = ("torch", "lightning", "albumentations", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def device_name(device: torch.device) -> str:
-    """Return what a person calls the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
 @rank_zero_only

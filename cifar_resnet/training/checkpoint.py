@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -28,12 +28,15 @@ Names = Annotated[Sequence[str], Field(min_length=2), AfterValidator(_distinct)]
 Means = Annotated[Sequence[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Deviations = Annotated[Sequence[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 
+Weights = Annotated[Sequence[Annotated[float, Field(ge=0, le=1e7)]], Field(min_length=2)]
+
 
 class Hyperparameters(schema.Classifier, schema.Schedule):
     """The arguments of an `ImageClassifier` as a checkpoint holds them, in the ranges that a training allows."""
 
     model: schema.Network
     classes: Names
+    class_weights: Weights | None = None  # type: ignore[assignment]
     mean: Means
     std: Deviations
     test_mean: Means
@@ -42,6 +45,12 @@ class Hyperparameters(schema.Classifier, schema.Schedule):
     max_epochs: int = Field(ge=1, le=10_000)
     image_size: schema.ImageSize = 32
     validation_name: Literal["val", "test"]
+
+    @model_validator(mode="after")
+    def _has_a_weight_a_class(self) -> Self:
+        if self.class_weights is not None and len(self.class_weights) != len(self.classes):
+            raise ValueError(f"{len(self.class_weights)} class_weights for {len(self.classes)} classes")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -85,6 +94,7 @@ def _explain(error: ValidationError) -> str:
     """Put the first thing that is wrong with a checkpoint's hyperparameters into a line."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(each) if str(each).isidentifier() else reprlib.repr(each) for each in first["loc"])
+    place = place or "hyper_parameters"
     return f"{place} is {reprlib.repr(first['input'])}: {first['msg'].removeprefix('Value error, ')}"
 
 

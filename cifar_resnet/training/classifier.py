@@ -19,6 +19,20 @@ if TYPE_CHECKING:  # who only predicts or exports need not wait for albumentatio
     from cifar_resnet.data.batches import Batch
 
 
+def balanced_weights(counts: Sequence[int]) -> list[float]:
+    """Return what an image of each class counts in a loss in which all classes have one share.
+
+    Of n images, n_c of them of class c, an image of c counts n / (k n_c), where k classes have images: one on average.
+    A class without images, which no loss meets, counts 0 (scikit-learn's "balanced", after King & Zeng 2001,
+    Political Analysis 9, section 4.2).
+
+    Args:
+        counts: images of each class, by label; at least one of them is above 0.
+    """
+    present = sum(count > 0 for count in counts)
+    return [sum(counts) / (present * count) if count else 0.0 for count in counts]
+
+
 class ImageClassifier(LightningModule):
     """A network with everything that a checkpoint needs to be used alone: statistics, class names, temperature.
 
@@ -38,6 +52,7 @@ class ImageClassifier(LightningModule):
             the max-pooled features make the first outputs so large that SGD diverges at useful rates; 8 is the
             reciprocal of the factor 0.125 in Page's ResNet-9 (github.com/davidcpage/cifar10-fast).
         label_smoothing: of the training loss (Szegedy et al. 2015, arXiv 1512.00567, section 7).
+        class_weights: what an image of each class counts in the training loss, by label; None: all count alike.
         compile, compile_mode: whether ``torch.compile`` compiles the network, and its ``mode``.
         image_size: side of the images in pixels, for networks that take an argument of this name.
         validation_name: under which the validation loop logs, ``val`` or ``test``.
@@ -47,6 +62,7 @@ class ImageClassifier(LightningModule):
     std: Tensor
     test_mean: Tensor
     test_std: Tensor
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -63,6 +79,7 @@ class ImageClassifier(LightningModule):
         max_epochs: int = 24,
         temperature: float = 8.0,
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
         compile: bool = False,
         compile_mode: str = "default",
         image_size: int = 32,
@@ -77,6 +94,8 @@ class ImageClassifier(LightningModule):
             self.network.compile(mode=compile_mode)
         for name, values in (("mean", mean), ("std", std), ("test_mean", test_mean), ("test_std", test_std)):
             self.register_buffer(name, torch.tensor(values))
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)  # the hyperparameters hold them
         accuracy = MulticlassAccuracy(len(classes), average="micro", validate_args=False)
         metrics = MetricCollection(
             {"loss": MeanMetric(nan_strategy="disable"), "accuracy": accuracy}, compute_groups=False
@@ -97,11 +116,19 @@ class ImageClassifier(LightningModule):
         return self.network(self.normalize(images)) / self.hparams["temperature"]
 
     def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the training loss, a scalar: mean cross-entropy of logits ``[N, classes]`` and labels ``[N]``."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+        """Return the training loss, a scalar: mean cross-entropy of logits ``[N, classes]`` and labels ``[N]``.
+
+        Class weights multiply the loss of each image. PyTorch's own ``weight`` would divide by the sum of those in the
+        batch, and so make an image count by what it happens to be batched with.
+        """
+        smoothing = self.hparams["label_smoothing"]
+        if self.class_weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        return (self.class_weights[labels] * losses).mean()
 
     def training_step(self, batch: "Batch", batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy of a batch."""
+        """Return the training loss of a batch."""
         images, labels = batch
         logits = self(images)
         loss = self.criterion(logits, labels)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_resnet import experiment
@@ -81,7 +81,20 @@ def test_figures_of_each_class_are_those_of_scikit_learn(count: int, classes: in
     assert evaluation.confusion == confusion_matrix(labels, predicted, labels=every).tolist()
     assert evaluation.errors == int((predicted != labels).sum())
     assert evaluation.accuracy.value == pytest.approx(1 - evaluation.errors / count)
+    assert evaluation.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert evaluation.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
     json.dumps(evaluation.__dict__, default=vars, allow_nan=False)
+
+
+@pytest.mark.parametrize(("labels", "said"), [((0, 0, 0, 1), True), ((0, 0, 1, 1), False)])
+def test_uneven_classes_have_figures_in_which_each_counts_alike(
+    labels: tuple[int, ...], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = evaluate_predictions(certain(0, 0, 0, 0, classes=2), torch.tensor(labels), CLASSES[:2])
+    print_evaluation(evaluation)
+    assert evaluation.balanced_accuracy == 0.5
+    printed = capsys.readouterr().out
+    assert ("balanced accuracy  50.00%" in printed, "macro F1" in printed) == (said, said)
 
 
 @pytest.mark.parametrize(

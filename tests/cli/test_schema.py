@@ -81,7 +81,8 @@ def test_every_key_has_a_meaning_and_says_what_it_accepts(command: str) -> None:
     data.train_size=0 data.test_statistics=val data.root= optimizer.momentum=2 optimizer.weight_decay=-1
     optimizer.nesterov=2 optimizer.fused=1 optimizer._target_=SGD model._target_=null lr_search.num_training=1
     lr_search.lowest=0 lr_search.repeats=0 classifier.temperature=0 classifier.label_smoothing=1.5
-    classifier.temperature=nan classifier.compile=yes classifier.compile_mode=fast gallery.count=-1 gallery.order=worst
+    classifier.class_weights=even classifier.temperature=nan classifier.compile=yes classifier.compile_mode=fast
+    gallery.count=-1 gallery.order=worst
     gallery.method=nope ckpt_path= trainer.accelerator=foo trainer.devices=0 trainer.devices=[] trainer.devices=two
     trainer.devices=[a] trainer.devices=true trainer.precision=17 trainer.limit_train_batches=0
     trainer.limit_train_batches=1.5 trainer.limit_test_batches=-1 trainer.accumulate_grad_batches=0

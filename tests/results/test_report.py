@@ -30,6 +30,7 @@ SUMMARY = {
     "lr_min": 0.0123,
     "lr_max": 0.456,
     "parameters": 6573130,
+    "remarks": [],
     "resumed": 0,
     "device": "CPU <& co>",
     "versions": {"torch": "2.15.0"},
@@ -112,6 +113,20 @@ def test_page_gives_the_figures_of_the_run(tmp_path: Path) -> None:
         f"{CLASSES[0]} → {CLASSES[1]}: 1",
     ):
         assert figure in text
+
+
+def test_page_gives_what_each_class_counts_alike_in_where_they_are_uneven(tmp_path: Path) -> None:
+    text = Page(write_report(make_run(tmp_path, (0, 0, 0, 1, 2), (0, 0, 0, 0, 2)), SUMMARY).read_text()).text
+    assert "balanced accuracy87.50%" in text
+    assert "macro F161.90%" in text
+    even = make_run(tmp_path, (0, 1, 1), (0, 1, 2))
+    assert "balanced" not in Page(write_report(even, SUMMARY).read_text()).text
+
+
+def test_page_says_what_somebody_who_knows_would_say(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    text = Page(write_report(run, SUMMARY | {"remarks": ["every test image is taken for <b>"]}).read_text()).text
+    assert "every test image is taken for <b>" in text
 
 
 def test_a_run_without_errors_says_so(tmp_path: Path) -> None:

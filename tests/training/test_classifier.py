@@ -8,10 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_classifier, make_data, make_trainer
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from sklearn.utils.class_weight import compute_class_weight
 
-from cifar_resnet.training.classifier import ImageClassifier
+from cifar_resnet.lr.search import Probe
+from cifar_resnet.training.checkpoint import load_classifier
+from cifar_resnet.training.classifier import ImageClassifier, balanced_weights
 
 
 class RateTrace(Callback):
@@ -138,3 +143,48 @@ def test_label_smoothing_is_in_the_training_loss_only(tmp_path: Path) -> None:
         make_trainer(tmp_path).test(classifier, datamodule=data, verbose=False) for classifier in (smooth, plain)
     )
     assert with_smoothing == without
+
+
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=80))
+def test_balanced_weights_are_those_of_scikit_learn(labels: list[int]) -> None:
+    weights = balanced_weights(np.bincount(labels, minlength=6).tolist())
+    present = np.unique(labels)
+    assert [weights[label] for label in present] == pytest.approx(
+        compute_class_weight("balanced", classes=present, y=labels)
+    )
+    assert all(weights[label] == 0 for label in set(range(6)) - set(present))
+
+
+def test_class_weights_multiply_each_images_training_loss() -> None:
+    weights = [0.5, 2.0, 0.0]
+    classifier = make_classifier(make_data(), class_weights=weights, label_smoothing=0.1)
+    logits, labels = torch.randn(7, 3), torch.tensor([0, 1, 0, 0, 1, 0, 0])
+    losses = [
+        F.cross_entropy(row[None], label[None], label_smoothing=0.1) for row, label in zip(logits, labels, strict=True)
+    ]
+    expected = sum(weights[label] * loss for label, loss in zip(labels, losses, strict=True)) / 7
+    torch.testing.assert_close(classifier.criterion(logits, labels), expected)
+
+
+def test_class_weights_are_in_the_loss_of_training_and_search_only(tmp_path: Path) -> None:
+    data = make_data()
+    plain, weighted = (make_classifier(data, class_weights=weights) for weights in (None, [3.0, 0.5, 0.1]))
+    batch = torch.from_numpy(data.train.images[:9]), torch.zeros(9, dtype=torch.int64)
+    searched = [Probe(classifier.eval()).training_step(batch, 0).item() for classifier in (plain, weighted)]
+    assert searched[1] == pytest.approx(3 * searched[0])
+    tested = [
+        make_trainer(tmp_path).test(classifier, datamodule=data, verbose=False) for classifier in (plain, weighted)
+    ]
+    assert tested[0] == tested[1]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_weighted_classes_are_trained_saved_and_loaded(tmp_path: Path, precision: Any) -> None:
+    data = make_data()
+    classifier = make_classifier(data, class_weights=[3.0, 0.5, 0.0])
+    trainer = make_trainer(tmp_path, max_epochs=1, precision=precision)
+    trainer.fit(classifier, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "weighted.ckpt")
+    loaded = load_classifier(str(tmp_path / "weighted.ckpt"))
+    assert loaded.hparams["class_weights"] == [3.0, 0.5, 0.0]
+    assert make_classifier(data).state_dict().keys() == loaded.state_dict().keys()
