@@ -19,6 +19,8 @@ IMAGE_SIDE = 192  # of an image beside its maps: a multiple of 32, so that each 
 LONE_IMAGE_SIDE = 256  # of an image without maps, likewise: above it 32 characters have room
 CARD_GAP = 20  # between neighbouring images with their maps, and around them
 LINE_HEIGHT = 18  # of a line above an image
+LONGEST_SIDE = 2 * IMAGE_SIDE  # of a picture that is drawn: more would not be seen
+CRISP = 64  # pixels a side, up to which each of them is drawn as a square
 LONGEST_CAPTION = 32  # characters
 SHEET_WIDTH = 6 * IMAGE_SIDE + 3 * CARD_GAP  # at most: two images with two maps each, side by side
 
@@ -26,12 +28,14 @@ Caption = tuple[str, ...]
 """The lines above an image, the first of which stands out."""
 
 
-def draw_cards(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[Caption], title: str) -> Figure:
+def draw_cards(
+    images: Sequence[np.ndarray], maps: np.ndarray | None, captions: Sequence[Caption], title: str
+) -> Figure:
     """Draw a sheet of cards: a caption over an image and, to the right of it, its maps.
 
     Args:
-        images: uint8 ``[N, H, W, 3]``, N at least 1.
-        maps: ``[M, N, H, W]`` in 0 to 1, M maps for each image; None draws the images alone.
+        images: at least one picture as people see it, uint8 ``[H, W, 3]``, of any size.
+        maps: ``[M, N, H, W]`` in 0 to 1, M maps of the middle square of each; None draws the images alone.
         captions: of each image, ``[N]``, of equally many lines; a line is cut after `LONGEST_CAPTION` characters.
         title: what the sheet shows; wrapped where it is wider than the sheet, and cut after four lines.
     """
@@ -59,21 +63,32 @@ def draw_cards(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[C
             write(x, y - 7 - LINE_HEIGHT * below, shorten(line, LONGEST_CAPTION), fontsize=size, **style)
         for panel, heat in enumerate([None] if maps is None else [None, *maps[:, place]]):
             corner = ((x + panel * side) / width, 1 - (y + side) / height)
-            draw_image(figure.add_axes((*corner, side / width, side / height)), image, heat)
+            draw_image(
+                figure.add_axes((*corner, side / width, side / height)), middle_square(image) if panel else image, heat
+            )
     return figure
+
+
+def middle_square(image: np.ndarray) -> np.ndarray:
+    """Return the middle square of an image, which is what a network is shown."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
 
 
 def draw_image(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None) -> None:
     """Draw an image, or in its place a map over a grey copy of it; of a map that is zero everywhere, say so.
 
-    The image is uint8 ``[H, W, 3]``, the map ``[H, W]`` in 0 to 1.
+    The image is uint8 ``[H, W, 3]``, the map ``[h, w]`` in 0 to 1. The pixels of small images are squares.
     """
     axes.set_axis_off()
     extent = (0, image.shape[1], image.shape[0], 0)
+    interpolation = "nearest" if max(image.shape) <= CRISP else "antialiased"
     if heat is None:
-        axes.imshow(image, interpolation="nearest", extent=extent)
+        axes.imshow(image, interpolation=interpolation, extent=extent)
         return
-    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
+    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, interpolation=interpolation, extent=extent)
     if not heat.any():
         axes.text(
             0.5, 0.5, "the map is zero:\nnothing speaks\nfor this class", transform=axes.transAxes, ha="center",

@@ -22,14 +22,15 @@ from cifar_resnet.data.files import printable
 
 HERE = Path(__file__).parent
 LOSSLESS_SIDE = 32  # in pixels: larger images would make the page several times as large without a loss to be seen
-LARGEST_SIDE = 64  # in pixels, of an image in the page
+LARGEST_SIDE = 128  # in pixels, of an image in the page
+LARGEST_SHEET = 8192  # in pixels, of the side of the picture that they are all in, which a browser has to unpack
 FINEST_MAP = 16  # in cells, of the side of a map in the page; finer ones are averaged
 
 
 def write_errors_page(
     path: Path,
     errors: Sequence[Misclassified],
-    images: np.ndarray,
+    images: Sequence[np.ndarray],
     explanation: Explanation,
     confusion: np.ndarray,
     classes: Sequence[str],
@@ -39,7 +40,7 @@ def write_errors_page(
     Args:
         path: the file; the name of its folder, the run, stands in the page.
         errors: those to show, at least one, the most confident first.
-        images: of the errors, uint8 ``[E, H, W, 3]``.
+        images: of the errors, squares uint8 ``[H, H, 3]`` of any size.
         explanation: a map for the predicted and one for the true class of each, ``[2, E, h, w]``, of any size.
         confusion: how many of all test images, by true class (row) and predicted class (column).
         classes: the class names, by label.
@@ -83,13 +84,13 @@ def _rows(errors: Sequence[Misclassified]) -> dict[str, list[Any]]:
     return rows
 
 
-def _sprite(images: np.ndarray) -> tuple[str, int, int]:
+def _sprite(images: Sequence[np.ndarray]) -> tuple[str, int, int]:
     """Return all images side by side in one picture, as a data URL, with the side of each and how many stand in a row.
 
     One picture of all is two thirds of the size of one each.
     """
-    side = min(LARGEST_SIDE, images.shape[1])
     columns = math.ceil(math.sqrt(len(images)))
+    side = min(LARGEST_SIDE, LARGEST_SHEET // columns, max(len(image) for image in images))
     sheet = Image.new("RGB", (side * columns, side * math.ceil(len(images) / columns)))
     for place, pixels in enumerate(images):
         row, column = divmod(place, columns)

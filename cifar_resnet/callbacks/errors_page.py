@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cifar_resnet.analysis.errors_page import write_errors_page
+from cifar_resnet.analysis.drawing import middle_square
+from cifar_resnet.analysis.errors_page import LARGEST_SIDE, write_errors_page
 from cifar_resnet.analysis.gradcam import explain_images
 from cifar_resnet.analysis.misclassified import write_errors_table
 from cifar_resnet.callbacks.outputs import OutputCollector
@@ -47,4 +48,5 @@ class ErrorsPage(Callback):
         explanation = explain_images(pl_module, images, targets, self.layer, self.method, enlarge=False)
         confusion = np.zeros((len(pl_module.classes),) * 2, np.int64)
         np.add.at(confusion, (self.outputs.labels, self.outputs.probabilities.argmax(dim=1)), 1)
-        write_errors_page(folder / "errors.html", errors, images, explanation, confusion, pl_module.classes)
+        pictures = [middle_square(test.whole(error.index, 2 * LARGEST_SIDE)) for error in errors]
+        write_errors_page(folder / "errors.html", errors, pictures, explanation, confusion, pl_module.classes)

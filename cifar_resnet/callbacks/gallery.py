@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich import get_console
 
-from cifar_resnet.analysis.drawing import LONGEST_CAPTION, Caption, draw_cards, percent, shorten
+from cifar_resnet.analysis.drawing import LONGEST_CAPTION, LONGEST_SIDE, Caption, draw_cards, percent, shorten
 from cifar_resnet.analysis.gradcam import Explanation, explain_images
 from cifar_resnet.analysis.misclassified import Misclassified, choose
 from cifar_resnet.callbacks.outputs import OutputCollector
@@ -77,10 +77,16 @@ class MisclassifiedGallery(Callback):
         (folder / "gallery.json").write_text(json.dumps(record, indent=1) + "\n")
         if chosen:
             captions = [_caption(error, pl_module.classes) for error in chosen]
-            self._draw(images, explanation, captions, trainer, folder)
+            pictures = [test.whole(error.index, LONGEST_SIDE) for error in chosen]
+            self._draw(pictures, explanation, captions, trainer, folder)
 
     def _draw(
-        self, images: np.ndarray, explanation: Explanation, captions: list[Caption], trainer: Trainer, folder: Path
+        self,
+        pictures: list[np.ndarray],
+        explanation: Explanation,
+        captions: list[Caption],
+        trainer: Trainer,
+        folder: Path,
     ) -> None:
         maps, title = explanation.maps, "image  |  map for the predicted class  |  map for the true class"
         if maps is None:
@@ -88,12 +94,12 @@ class MisclassifiedGallery(Callback):
             get_console().print(f"gallery: {title}", highlight=False, markup=False, soft_wrap=True)
         else:
             title += f"      ({self.method}, {explanation.layer})"
-        draw_cards(images, maps, captions, title).savefig(folder / "gallery.png")
+        draw_cards(pictures, maps, captions, title).savefig(folder / "gallery.png")
         if not isinstance(trainer.logger, TensorBoardLogger):
             return
         for place in range(len(captions)):
             one = slice(place, place + 1)
-            card = draw_cards(images[one], None if maps is None else maps[:, one], captions[one], title)
+            card = draw_cards(pictures[one], None if maps is None else maps[:, one], captions[one], title)
             trainer.logger.experiment.add_figure(f"gallery/{place + 1:02}", card, trainer.global_step)
 
 

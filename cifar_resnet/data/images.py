@@ -51,6 +51,23 @@ def read(file: Path, side: int = 32) -> Picture:
     scaled to ``side`` pixels; of the longer side the middle is kept. Training images and images to predict are read by
     this function alone, so both see the same pixels. `InputError` where the file cannot be read as an image.
     """
+    rgb, notes = _open(file)
+    width, height = size = rgb.size
+    if size != (side, side):
+        notes.append(f"scaled from {width}×{height}" + (", centre-cropped" if width != height else ""))
+        rgb = fit(rgb, side)
+    return Picture(file, np.asarray(rgb), size, ", ".join(notes))
+
+
+def read_whole(file: Path, longest: int) -> np.ndarray:
+    """Return a picture for people: as `read` sees it, but whole, RGB, uint8 ``[H, W, 3]``, of ``longest`` at most."""
+    rgb, _ = _open(file)
+    rgb.thumbnail((longest, longest))
+    return np.asarray(rgb)
+
+
+def _open(file: Path) -> tuple[Image.Image, list[str]]:
+    """Return a picture of a size of its own, and what was done to it."""
     try:
         if is_special(file):
             raise OSError("it is a pipe, a socket or a device")
@@ -70,11 +87,7 @@ def read(file: Path, side: int = 32) -> Picture:
         unknown = isinstance(error, UnidentifiedImageError) and "Pillow knows no such format"
         reason = unknown or getattr(error, "strerror", None) or one_line(error)
         raise InputError(f"{printable(file)} cannot be read as an image ({reason})") from error
-    width, height = size = rgb.size
-    if size != (side, side):
-        notes.append(f"scaled from {width}×{height}" + (", centre-cropped" if width != height else ""))
-        rgb = fit(rgb, side)
-    return Picture(file, np.asarray(rgb), size, ", ".join(notes))
+    return rgb, notes
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:

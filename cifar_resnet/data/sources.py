@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from cifar_resnet.data.decode import decode
 from cifar_resnet.data.files import SUFFIXES, first_of, is_special, printable
-from cifar_resnet.data.images import fit
+from cifar_resnet.data.images import fit, read_whole
 from cifar_resnet.errors import InputError
 from cifar_resnet.messages import say
 
@@ -19,13 +20,14 @@ from cifar_resnet.messages import say
 class ImageSet:
     """Labelled images in memory: RGB, uint8 ``[N, H, W, 3]``, and indices into the class names, int64 ``[N]``.
 
-    Where the images come from files, ``files`` names them, one for each image.
+    Where the images come from files, ``files`` names them, one for each image, below the folder ``root``.
     """
 
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     files: tuple[str, ...] | None = None
+    root: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,7 +40,17 @@ class ImageSet:
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """Return the images at ``indices``, in that order."""
         files = None if self.files is None else tuple(self.files[index] for index in indices)
-        return ImageSet(self.images[indices], self.labels[indices], self.classes, files)
+        return replace(self, images=self.images[indices], labels=self.labels[indices], files=files)
+
+    def whole(self, index: int, longest: int) -> np.ndarray:
+        """Return a picture as its file shows it, RGB, uint8 ``[H, W, 3]``, of ``longest`` pixels a side at most.
+
+        Where there is no file, or not any more, it is the image in memory.
+        """
+        if self.files is not None and self.root is not None:
+            with suppress(InputError):
+                return read_whole(self.root / self.files[index], longest)
+        return self.images[index]
 
     def read(self, side: int) -> "ImageSet":
         """Return these images, uint8 ``[N, side, side, 3]``, scaled where they are of another size."""
@@ -79,7 +91,7 @@ class ImageFiles:
         """Read the images, uint8 ``[N, side, side, 3]``; `InputError` for the first of them that cannot be used."""
         say(f"reading {len(self):,} images from {printable(self.root)}")
         images = decode([self.root / name for name in self.files], side, self.resize)
-        return ImageSet(images, self.labels, self.classes, self.files)
+        return ImageSet(images, self.labels, self.classes, self.files, self.root)
 
 
 Examples = ImageSet | ImageFiles

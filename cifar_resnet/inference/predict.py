@@ -16,11 +16,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from cifar_resnet.analysis.drawing import LONGEST_CAPTION, draw_cards, percent, shorten
+from cifar_resnet.analysis.drawing import LONGEST_CAPTION, LONGEST_SIDE, draw_cards, percent, shorten
 from cifar_resnet.analysis.gradcam import explain_images
 from cifar_resnet.cli.schema import Predict
 from cifar_resnet.data.files import Found, find, first_of, printable
-from cifar_resnet.data.images import Picture, read_batches
+from cifar_resnet.data.images import Picture, read_batches, read_whole
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference.output import output_file
 from cifar_resnet.messages import progress_bar
@@ -147,7 +147,7 @@ WRITERS: dict[str, Callable[[Iterable[list[Prediction]]], None]] = {"table": wri
 
 
 def draw_predictions(classifier: ImageClassifier, shown: Sequence[Prediction], messages: Console) -> Figure:
-    """Draw each picture, as the classifier saw it, beside the Grad-CAM map for its most probable class.
+    """Draw each picture beside the Grad-CAM map for its most probable class, over the part that the classifier saw.
 
     Where the network cannot be explained, the pictures stand alone, and a line to ``messages`` says why.
     """
@@ -160,7 +160,15 @@ def draw_predictions(classifier: ImageClassifier, shown: Sequence[Prediction], m
         messages.print(title)
     files = distinct_names([prediction.picture.file for prediction in shown])
     best = [f"{shorten(name)} · {percent(probability)}" for name, probability in zip(names, probabilities, strict=True)]
-    return draw_cards(images, explanation.maps, list(zip(best, files, strict=True)), title)
+    pictures = [_as_seen(prediction.picture) for prediction in shown]
+    return draw_cards(pictures, explanation.maps, list(zip(best, files, strict=True)), title)
+
+
+def _as_seen(picture: Picture) -> np.ndarray:
+    try:
+        return read_whole(picture.file, LONGEST_SIDE)
+    except InputError:  # it was there when it was classified
+        return picture.pixels
 
 
 def distinct_names(files: Sequence[Path]) -> list[str]:

@@ -103,7 +103,7 @@ def test_larger_images_are_shown_smaller_and_finer_maps_coarser(tmp_path: Path) 
     explanation = Explanation(np.ones((2, 4, 56, 56), np.float32), "layer1", None)
     write_errors_page(tmp_path / "errors.html", errors, images, explanation, np.eye(3, dtype=np.int64), CLASSES)
     data = data_of(tmp_path / "errors.html")
-    assert (data["side"], data["maps"]["side"]) == (64, 16)
+    assert (data["side"], data["maps"]["side"]) == (128, 16)
     assert base64.b64decode(data["maps"]["true"]) == bytes([255]) * 4 * 16 * 16
 
 

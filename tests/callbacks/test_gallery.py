@@ -5,18 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import make_classifier, make_data, make_trainer
+from conftest import make_classifier, make_data, make_trainer, read_data
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cifar_resnet.analysis.drawing import CARD_GAP, IMAGE_SIDE, LINE_HEIGHT
 from cifar_resnet.analysis.gradcam import explain_images
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.data.datamodule import ImageDataModule
-from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.data.sources import Folder, ImageSet
 from cifar_resnet.training.classifier import ImageClassifier
 
 
@@ -126,3 +128,24 @@ def test_a_map_is_called_zero_where_it_is(tmp_path: Path) -> None:
         maps = explain_images(classifier, image, targets).maps
         assert maps is not None
         assert [bool(heat.any()) for heat in maps] == [part not in entry["zero_maps"] for part in ("predicted", "true")]
+
+
+def test_photos_are_shown_as_they_are_and_not_as_the_network_gets_them(tmp_path: Path) -> None:
+    for part, count in (("train", 4), ("test", 2)):
+        for kind in ("cat", "dog", "cow"):
+            (tmp_path / part / kind).mkdir(parents=True)
+            for number in range(count):
+                photo = Image.radial_gradient("L").resize((300, 150)).convert("RGB")
+                photo.save(tmp_path / part / kind / f"{number}.png")
+    data = read_data(Folder(str(tmp_path)))
+    whole = data.test.whole(0, 100)
+    assert whole.shape == (50, 100, 3)
+    shown, _ = run(tmp_path / "run", data)
+    sheet = np.asarray(Image.open(shown / "gallery.png").convert("RGB"))
+    top = CARD_GAP + 16 + 12 + 3 * LINE_HEIGHT
+    panel, overlay = sheet[top:, CARD_GAP:][:IMAGE_SIDE, :IMAGE_SIDE], sheet[top:, CARD_GAP + IMAGE_SIDE :][:IMAGE_SIDE]
+    assert (panel[: IMAGE_SIDE // 5] == 255).all()  # it is wider than it is high, so there is paper above it
+    assert (panel[IMAGE_SIDE // 2] < 255).any(axis=1).sum() > 0.9 * IMAGE_SIDE
+    assert len(np.unique(overlay[IMAGE_SIDE // 2, :IMAGE_SIDE], axis=0)) > 2 * 32  # 32 pixels would be squares
+    (tmp_path / "test").rename(tmp_path / "elsewhere")
+    assert np.array_equal(data.test.whole(0, 100), data.test.images[0])
