@@ -13,6 +13,7 @@ from cifar_resnet.build import build_classifier, build_data, build_source, build
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.history import History
+from cifar_resnet.callbacks.inputs import InputPreview
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.cli.schema import Evaluate, LrFind, Train
 from cifar_resnet.data.datamodule import ImageDataModule, batch_size_for
@@ -48,7 +49,7 @@ def train(config: Train) -> TrainResult:
     config, unfinished = find_unfinished(config)
     checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path") if config.ckpt_path else {}
     choice = choose_precision(config, checkpoint)
-    trainer = build_trainer(config, [history, outputs, evaluator, gallery], choice.precision)
+    trainer = build_trainer(config, [history, InputPreview(), outputs, evaluator, gallery], choice.precision)
     checks.before_data(config, trainer, checkpoint)
     gallery.check(checks.try_classifier(config, resumed=bool(checkpoint)))
     data = read_images(build_data(config, trainer.world_size))
