@@ -22,6 +22,7 @@ from cifar_resnet.callbacks.errors_page import ErrorsPage
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.history import History
+from cifar_resnet.callbacks.inputs import InputPreview
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.cli.schema import Evaluate, LrFind, Train
 from cifar_resnet.data.datamodule import ImageDataModule, batch_size_for
@@ -58,7 +59,8 @@ def train(config: Train) -> TrainResult:
     config, unfinished = find_unfinished(config)
     checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path") if config.ckpt_path else {}
     choice = choose_precision(config, checkpoint)
-    trainer = build_trainer(config, [history, outputs, evaluator, gallery, page], choice.precision)
+    watchers = [history, InputPreview(), outputs, evaluator, gallery, page]
+    trainer = build_trainer(config, watchers, choice.precision)
     checks.before_data(config, trainer, checkpoint)
     gallery.check(checks.try_classifier(config, resumed=bool(checkpoint)))
     data = read_images(build_data(config, trainer.world_size))

@@ -23,6 +23,7 @@ from cifar_resnet.errors import InputError
 from cifar_resnet.inference.export import export
 from cifar_resnet.inference.predict import predict
 from cifar_resnet.lr.search import Probe
+from cifar_resnet.training.checkpoint import load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
 SCRIPTS = CONFIGS.parent / "scripts"
@@ -54,6 +55,7 @@ def test_a_run_leaves_what_the_readme_promises(tmp_path: Path) -> None:
     run = tmp_path / "lightning_logs" / "version_0"
     left = {path.name for path in run.iterdir() if not path.name.startswith("events")}
     assert left >= {
+        "batch.png",
         "config.yaml",
         "lr_find.json",
         "lr_find.png",
@@ -66,7 +68,8 @@ def test_a_run_leaves_what_the_readme_promises(tmp_path: Path) -> None:
     assert json.loads((run / "summary.json").read_text()) == summary
     assert summary.keys() >= {
         "test_accuracy", "train_accuracy", "epochs", "train_seconds", "images_per_second", "lr_min", "lr_max",
-        "parameters", "seed", "misclassified", "device", "versions",
+        "parameters", "seed", "misclassified", "device", "versions", "batch_size", "balanced_accuracy", "macro_f1",
+        "remarks",
     }  # fmt: skip
     assert yaml.safe_load((run / "config.yaml").read_text())["schedule"]["peak_epoch"] == 1
 
@@ -87,7 +90,7 @@ def test_tensorboard_has_scalars_pictures_graph_and_hparams() -> None:
     tags = seen.Tags()
     per_epoch = {f"{part}/{name}" for part in ("train", "test") for name in ("loss", "accuracy")}
     assert set(tags["scalars"]) >= per_epoch | {"step/loss", "step/accuracy", "step/learning_rate"}
-    assert set(tags["images"]) >= {"lr_search", "curves", "confusion_matrix", "gallery/01", "gallery/10"}
+    assert set(tags["images"]) >= {"batch", "lr_search", "curves", "confusion_matrix", "gallery/01", "gallery/10"}
     assert tags["graph"]
     assert len(seen.Scalars("step/learning_rate")) == 9  # 3 epochs of 200 images in batches of 64
     rates = [event.value for event in seen.Scalars("step/learning_rate")]
@@ -96,6 +99,32 @@ def test_tensorboard_has_scalars_pictures_graph_and_hparams() -> None:
     assert rates[-1] == pytest.approx(summary["lr_min"])
     assert [event.value for event in seen.Scalars("test/accuracy")][-1] == pytest.approx(summary["test_accuracy"])
     assert any("hp/test_accuracy" in tag for tag in tags["scalars"])
+
+
+def test_small_and_lopsided_data_is_told_weighed_and_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(92):
+        kind, part = "night" if number % 23 == 0 else "day", "test" if number > 68 else "train"
+        (tmp_path / part / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (40 if kind == "night" else 200,) * 3).save(tmp_path / part / kind / f"{number}.png")
+    words = ["data=folder", f"data.root={tmp_path}", "model.width=2", "trainer.accelerator=cpu", "trainer.max_epochs=2"]
+    words += ["schedule.peak_epoch=1", "gallery.count=0", *GIVEN]
+    run = train(*words, "data.batch_size=512")
+    printed = capsys.readouterr().out
+    assert "data: 69 training, 23 test images, 2 classes of 3 (night) to 66 (day) images, batches of 69" in printed
+    assert "note: 1 step an epoch" in printed
+    assert "note: day has 22 times the images of night: classifier.class_weights=balanced" in printed
+    assert "balanced accuracy" in printed
+    assert (run.summary["batch_size"], run.classifier.hparams["class_weights"]) == (69, None)
+    for remark in run.summary["remarks"]:
+        assert f"note: {remark}" in printed
+    weighted = train(*words, "classifier.class_weights=balanced")
+    assert "times the images" not in capsys.readouterr().out
+    assert weighted.summary["batch_size"] == 3
+    assert weighted.classifier.hparams["class_weights"] == pytest.approx([69 / 132, 69 / 6])
+    assert weighted.folder is not None
+    assert load_classifier(f"{weighted.folder}/checkpoints/last.ckpt").classes == ("day", "night")
 
 
 def test_given_bounds_are_used_as_they_are() -> None:

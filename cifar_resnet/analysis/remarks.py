@@ -28,7 +28,7 @@ def remark_few_steps(steps: int, batch_size: int, advised: int) -> list[str]:
     """
     if steps >= FEWEST_STEPS:
         return []
-    few = f"{steps} step{'s' * (steps > 1)} an epoch leave the schedule little time"
+    few = f"{steps} step{'s' * (steps > 1)} an epoch, too few for the schedule"
     if advised < batch_size:
         return [f"{few}: data.batch_size=null takes batches of {advised} instead of {batch_size}"]
     return [f"{few}: raise trainer.max_epochs, or bring more images"]
@@ -79,6 +79,6 @@ def remark_far_ahead(train_accuracy: float | None, evaluation: Evaluation) -> li
         return []
     return [
         f"training is far ahead of the test, {train_accuracy:.2%} against {test.value:.2%}: the training images are "
-        "known by heart, or the test's are of another kind; try more images, a smaller network, fewer epochs, or a "
-        "higher optimizer.weight_decay"
+        "known by heart, the test's are of another kind, or batch norm's statistics lag behind after few steps; try "
+        "more images, smaller batches, a smaller network, or a higher optimizer.weight_decay"
     ]

@@ -35,7 +35,7 @@ SUMMARY = {
     "device": "CPU <& co>",
     "versions": {"torch": "2.15.0"},
 }
-PICTURES = ("curves", "confusion_matrix", "reliability", "gallery", "lr_find")
+PICTURES = ("curves", "confusion_matrix", "reliability", "gallery", "lr_find", "batch")
 
 
 def make_run(folder: Path, predicted: tuple[int, ...] = (0, 1, 1, 0), labels: tuple[int, ...] = (0, 1, 0, 1)) -> Path:
