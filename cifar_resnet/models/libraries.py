@@ -1,24 +1,20 @@
 """The classification networks of torchvision and timm, by their names, with a head for the classes of the data."""
 
-import re
-import socket
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
 from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.models.weights import fetching, load_weights, reach_hub, read_weights
 
 LEAST_MOMENTUM = 0.1  # of batch norms, PyTorch's own; with 0.01 their statistics would need 500 steps to arrive
-LONGEST_WAIT = 20.0  # seconds for an answer of whom weights are fetched from
-INCEPTION = {"aux_logits": False, "transform_input": False}  # logits alone, of images that are normalized already
+INCEPTION = {"googlenet", "inception_v3"}  # of Google, whose weights are for images normalized by 0.5
 
 
 @dataclass(frozen=True)
@@ -58,20 +54,20 @@ def from_torchvision(
         InputError: there is no such network, it does not take the arguments, or the weights cannot be had.
     """
     size = _input_size(_of_torchvision(name), pretrained or bool(weights), input_size)
-    if name in {"googlenet", "inception_v3"}:
-        given = INCEPTION | {"init_weights": True} | given
+    if name in INCEPTION:  # logits alone, of images that are normalized already
+        given = {"aux_logits": False, "transform_input": False, "init_weights": True} | given
     if size and name.startswith("vit_"):
         given["image_size"] = size
     if size and name.startswith("maxvit"):
         given["input_size"] = (size, size)
     make = partial(models.get_model, name, weights=None, num_classes=num_classes, **given)
-    network = _with_new_head(_made(name, make))
+    network = _with_new_head(_made(name, make), num_classes)
     if weights:
-        _load(network, _renamed(_read(weights)), name, f"model.weights={weights}", num_classes)
+        load_weights(network, read_weights(weights), name, f"model.weights={weights}", num_classes)
     elif pretrained:
-        with _fetching(name):
+        with fetching(name):
             fetched = models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
-        _load(network, _renamed(fetched), name, "model.pretrained=true: these weights", num_classes)
+        load_weights(network, fetched, name, "model.pretrained=true: these weights", num_classes)
     return _finished(network, size)
 
 
@@ -92,12 +88,12 @@ def from_timm(
         given["img_size"] = size
     make = partial(timm.create_model, name, num_classes=num_classes, **given)
     if pretrained and not weights:
-        with _fetching(name):
-            _reach(timm.get_pretrained_cfg(name).hf_hub_id)
+        with fetching(name):
+            reach_hub(timm.get_pretrained_cfg(name).hf_hub_id)
             return _finished(_made(name, partial(make, pretrained=True)), size)
-    network = _with_new_head(_made(name, make))
+    network = _with_new_head(_made(name, make), num_classes)
     if weights:
-        _load(network, _read(weights), name, f"model.weights={weights}", num_classes)
+        load_weights(network, read_weights(weights), name, f"model.weights={weights}", num_classes)
     return _finished(network, size)
 
 
@@ -109,7 +105,7 @@ def origin_of(call: Mapping[str, Any]) -> Origin | None:
     """
     place, _, target = call["_target_"].rpartition(".")
     known = {"from_torchvision": _of_torchvision, "from_timm": _of_timm}
-    return known[target](call["name"]) if target in known and place.startswith("cifar_resnet.models") else None
+    return known[target](call.get("name", "")) if target in known and place.startswith("cifar_resnet.models") else None
 
 
 def settle(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,8 +128,7 @@ def _input_size(origin: Origin, begun: bool, chosen: int | None) -> int | None:
 def _of_torchvision(name: str) -> Origin:
     _check_name(name, models.list_models(module=models), "torchvision")
     preset = models.get_model_weights(name).DEFAULT.transforms()
-    half = (0.5, 0.5, 0.5)  # what `transform_input` would make of ImageNet's
-    mean, std = (half, half) if name in {"googlenet", "inception_v3"} else (preset.mean, preset.std)
+    mean, std = ((0.5,) * 3,) * 2 if name in INCEPTION else (preset.mean, preset.std)
     return Origin(preset.crop_size[0], tuple(mean), tuple(std), name.startswith(("vit_", "maxvit")))
 
 
@@ -162,75 +157,13 @@ def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:
         raise InputError(f"model.name={name}: it cannot be made with these arguments: {one_line(error)}") from error
 
 
-def _with_new_head(network: nn.Module) -> nn.Module:
+def _with_new_head(network: nn.Module, num_classes: int) -> nn.Module:
     """Let the head begin as any linear layer does: what some networks begin theirs with suits 1,000 classes."""
-    *_, head = (module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d))
-    head.reset_parameters()
+    layers = (module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    heads = [layer for layer in layers if len(layer.weight) == num_classes]
+    if heads:
+        heads[-1].reset_parameters()
     return network
-
-
-@contextmanager
-def _fetching(name: str) -> Iterator[None]:
-    """Put an end to waiting, and whatever goes wrong into a line."""
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(LONGEST_WAIT)
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # each client has its own
-        raise InputError(
-            f"model.pretrained=true: the weights of {name} cannot be fetched ({one_line(error)[:100]}): give "
-            "model.weights=FILE, or model.pretrained=false"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(patience)
-
-
-def _reach(repository: str | None) -> None:
-    """Ask for weights once, unless they are here: timm's client would try again for most of a minute."""
-    import huggingface_hub as hub  # noqa: PLC0415  (comes with timm)
-
-    file = "model.safetensors"
-    if repository and not hub.try_to_load_from_cache(repository, file):
-        hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=LONGEST_WAIT)
-
-
-def _read(file: str) -> dict[str, Tensor]:
-    """Return the tensors of a file, in which nothing is called."""
-    try:
-        if file.endswith(".safetensors"):
-            from safetensors.torch import load_file  # noqa: PLC0415  (comes with timm)
-
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file can be anything
-        raise InputError(f"model.weights={file} cannot be read ({one_line(error)[:100]})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"model.weights={file}: it has to hold tensors by their names alone, a network's state_dict()")
-    return state
-
-
-def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give torchvision's weights of DenseNet, which are older than its layers, the names of those."""
-    for old in list(state):
-        new = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", old)
-        state[new] = state.pop(old)
-    return state
-
-
-def _load(network: nn.Module, state: dict[str, Tensor], name: str, given: str, num_classes: int) -> None:
-    """Load weights for all but a head of another size; raise `InputError` where they are not this network's."""
-    own = network.state_dict()
-    for key in sorted(own.keys() | state.keys()):
-        here, there = (tuple(each[key].shape) if key in each else None for each in (own, state))
-        is_head = here is not None and there is not None and here[:1] == (num_classes,) and here[1:] == there[1:]
-        if here != there and is_head:
-            del state[key]
-        elif here != there and not key.endswith("num_batches_tracked") and not key.lower().startswith("aux"):
-            found = f"has no {key}" if there is None else f"has {key} {there}, not {here}" if here else f"has {key}"
-            raise InputError(f"{given} {found}: not the weights of {name}")
-    network.load_state_dict(state, strict=False)
 
 
 def _finished(network: nn.Module, size: int | None) -> nn.Module:

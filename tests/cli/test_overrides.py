@@ -401,7 +401,7 @@ LIBRARY = {"pretrained": False, "weights": None, "input_size": None}
         (
             "model=torchvision experiment=laptop model.name=vgg11 +model.dropout=0.1",
             {"_target_": "cifar_resnet.models.from_torchvision", "name": "vgg11", "dropout": 0.1} | LIBRARY,
-            1,
+            8,
         ),
         ("experiment=assignment model._target_=my.Net", {"_target_": "my.Net"}, 1),
         ("model._target_=my.Net experiment=laptop model.width=4", {"_target_": "my.Net", "width": 4}, 1),
