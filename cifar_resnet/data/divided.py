@@ -47,13 +47,14 @@ class Divided(SplitSource):
         return {} if files is None else {"test_files": list(files)}
 
     def _part(self, split: str) -> Examples:
-        if self._undivided is None:
-            return self._given(split)
-        images, chosen = self._undivided, self._chosen
-        part = images.subset(chosen if split == "test" else np.setdiff1d(np.arange(len(images)), chosen))
-        missing = np.setdiff1d(np.arange(len(images.classes)), part.labels)
+        if (images := self._undivided) is None:
+            part = self._given(split)
+        else:
+            rest = np.setdiff1d(np.arange(len(images)), self._chosen)
+            part = images.subset(self._chosen if split == "test" else rest)
+        missing = np.setdiff1d(np.arange(len(part.classes)), part.labels)
         if split == "train" and len(missing):
-            name = images.classes[missing[0]]
+            name = part.classes[missing[0]]
             raise InputError(f"the class {name!r} has no image to train with: give it some that are not for the test")
         return part
 
