@@ -95,6 +95,7 @@ class Optimizer(Call):
 class Images(Section, extra="ignore"):
     source: Call = Field(description="what reads them")
     root: Text = Maybe(description="folder of the images")
+    name: Text = Maybe(description="of a data set in torchvision, such as CIFAR100")
     csv: Text = Maybe(description="table of the images: columns path, label and perhaps split")
     test_share: float = Maybe(gt=0, lt=1, description="of each class, for the test where images come undivided")
     resize: bool = Maybe(description="scale images of other sizes, centre-cropped; false: refuse them")
