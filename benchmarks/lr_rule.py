@@ -29,7 +29,8 @@ from lightning.pytorch.tuner import Tuner
 from cifar_resnet import build
 from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.schema import Train
-from cifar_resnet.data.sources import Digits, Folder, ImageSet, Source
+from cifar_resnet.data.folder import Folder
+from cifar_resnet.data.sources import Digits, ImageSet, Source
 from cifar_resnet.lr import bounds as lr_bounds
 from cifar_resnet.lr import search as lr_search
 

@@ -21,7 +21,8 @@ from rich.table import Table
 from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.datamodule import ImageDataModule
-from cifar_resnet.data.sources import Folder, ImageSet, InMemory
+from cifar_resnet.data.folder import Folder
+from cifar_resnet.data.sources import ImageSet, InMemory
 
 Name = TypeVar("Name")
 

@@ -17,7 +17,7 @@ from rich import get_console
 
 from cifar_resnet.callbacks.progress import StepProgressBar
 from cifar_resnet.callbacks.resumption import ResumableCheckpoint
-from cifar_resnet.cli.schema import Call, Evaluate, Train
+from cifar_resnet.cli.schema import Call, Evaluate, Images, Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line
@@ -74,7 +74,7 @@ def build_data(config: Train, devices: int) -> ImageDataModule:
     """Make the data module, which has read no image yet; raise `InputError` where `data.source` makes no `Source`."""
     return ImageDataModule(
         build_source(config),
-        **config.data.model_dump(exclude={"source", "root", "resize"}),
+        **config.data.model_dump(exclude=set(Images.model_fields)),
         seed=config.seed,
         accumulate_grad_batches=config.trainer.accumulate_grad_batches,
         devices=devices,

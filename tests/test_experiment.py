@@ -365,7 +365,7 @@ def test_a_strangers_checkpoint_reads_from_known_sources_alone(tmp_path: Path) -
     file = tmp_path / f"{run.folder}/checkpoints/last.ckpt"
     for source, answer in (
         ({"_target_": "os.system", "command": "touch hacked"}, "wants to call os.system, which is not known here"),
-        ({"_target_": "cifar_resnet.data.sources.Folder", "root": {"_target_": "os.system"}}, "only numbers, short"),
+        ({"_target_": "cifar_resnet.data.folder.Folder", "root": {"_target_": "os.system"}}, "only numbers, short"),
         ("digits", "does not say what it was trained on"),
         (None, "does not say what it was trained on"),
     ):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cifar_resnet.cli import command
 from cifar_resnet.cli.overrides import CONFIGS
-from cifar_resnet.data.sources import Folder
+from cifar_resnet.data.folder import Folder
 from cifar_resnet.errors import InputError
 from cifar_resnet.messages import progress_bar, say
 

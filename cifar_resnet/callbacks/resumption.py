@@ -74,7 +74,8 @@ class ResumableCheckpoint(Callback):
         if not all(weights.isfinite().all() for weights in pl_module.parameters()):
             raise divergence(trainer, "the weights are not finite any more")
         assert isinstance(pl_module, ImageClassifier)
-        checkpoint |= {"devices": trainer.world_size, "precision": trainer.precision, "source": self.source}
+        checkpoint |= {"devices": trainer.world_size, "precision": trainer.precision}
+        checkpoint["source"] = self.source | trainer.datamodule.source.settled()  # type: ignore[attr-defined]
         checkpoint["progress"] = {
             name: trainer.strategy.all_gather(state.to(pl_module.device))
             for name, state in (_figures(pl_module) | _random_states(pl_module.device)).items()

@@ -96,6 +96,9 @@ class Optimizer(Call):
 class Images(Section, extra="ignore"):
     source: Call = Maybe(description="what reads them")
     root: Text | None = Maybe(description="folder of the images")
+    name: Text = Maybe(description="of a data set in torchvision, such as CIFAR100")
+    csv: Text | None = Maybe(description="table of the images: columns path, label and perhaps split")
+    test_share: float = Maybe(gt=0, lt=1, description="of each class, for the test where images come undivided")
     resize: bool = Maybe(description="scale images of other sizes, centre-cropped; false: refuse them")
 
 
@@ -227,7 +230,9 @@ class Trained(Section):
 class Evaluate(Trained):
     groups = ("data",)
     tta: Literal["flip"] | None = Field(description="flip: also average the probabilities of image and mirror image")
-    seed: int = Field(ge=0, le=2**32 - 1, description="of the gallery's order random")
+    seed: int = Field(
+        ge=0, le=2**32 - 1, description="of the gallery's order random, and of the test where images come undivided"
+    )
     data: Images
     gallery: Gallery
     errors: Errors

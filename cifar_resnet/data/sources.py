@@ -1,16 +1,16 @@
 """Where images come from: each source gives its training and its test images when asked, in memory or as files."""
 
-import os
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from cifar_resnet.data.decode import decode
-from cifar_resnet.data.files import SUFFIXES, first_of, is_special, printable
+from cifar_resnet.data.files import printable
 from cifar_resnet.data.images import fit, read_whole
 from cifar_resnet.errors import InputError
 from cifar_resnet.messages import say
@@ -113,6 +113,10 @@ class Source(ABC):
     def test(self) -> Examples:
         """Return the test images, of the same classes; `InputError` where they are missing or cannot be used."""
 
+    def settled(self) -> dict[str, Any]:
+        """Return arguments that, beside its own, make a source whose test images are the same again."""
+        return {}
+
 
 class SplitSource(Source):
     """A source that gives both of its parts alike."""
@@ -156,78 +160,3 @@ class Digits(SplitSource):
         square = grey.repeat(4, axis=1).repeat(4, axis=2)
         images = np.repeat(square[..., None], 3, axis=3)
         return ImageSet(images, bunch.target[rows].astype(np.int64), tuple(map(str, bunch.target_names)))
-
-
-@dataclass
-class Folder(SplitSource):
-    """The images of ``root/train/CLASS/*`` and ``root/test/CLASS/*``; the folder names are the classes.
-
-    Files that end in one of `SUFFIXES` are read, in the order of their names, as `cifar_resnet.data.images.read` does.
-
-    Args:
-        root: the folder that holds ``train`` and ``test``; of these only what is asked for need be there.
-        resize: scale images of other sizes, centre-cropping the longer side, instead of refusing them.
-
-    Reading raises `InputError` if a folder is missing or empty, the classes of ``train`` and ``test`` differ where both
-    are there, or an image cannot be used.
-    """
-
-    root: str
-    resize: bool = True
-
-    def _part(self, split: str) -> ImageFiles:
-        # Both are listed, where both are there: what is wrong with either is said before the slow part begins.
-        both = Path(self.root, "train"), Path(self.root, "test")
-        try:
-            splits = [path for path in both if path.name == split or path.is_dir()]
-            found = [_classes(path) for path in splits]
-            classes = found[0]
-            odd = ", ".join(sorted(set(classes) ^ set(found[-1])))
-            if odd:
-                raise InputError(
-                    f"{self.root}: train/ and test/ need the same class folders; only in one of them: {odd}"
-                )
-            if len(classes) < 2:
-                raise InputError(f"{splits[0]} has only the class {classes[0]!r}: a classifier needs two or more")
-            labelled, special = {path.name: _list(path, classes) for path in splits}[split]
-        except OSError as error:
-            raise InputError(f"data.root={self.root} cannot be read ({error}): check its permissions") from error
-        if special:
-            say(f"{first_of(special)}: a pipe, socket or device, skipped")
-        names, labels = zip(*labelled, strict=True)
-        return ImageFiles(Path(self.root), names, np.array(labels, np.int64), classes, self.resize)
-
-
-def _classes(split: Path) -> tuple[str, ...]:
-    if not split.is_dir():
-        raise InputError(
-            f"{split}: no such folder; data=folder needs data.root/train and data.root/test, one folder a class"
-        )
-    visible = sorted(path for path in split.iterdir() if not path.name.startswith("."))
-    for path in visible:
-        if not path.exists():  # a class may be missing
-            raise InputError(f"{printable(path)} is a link that leads nowhere: repair or remove it")
-    classes = tuple(path.name for path in visible if path.is_dir())
-    if not classes:
-        raise InputError(f"{split} has no class folders; put the images of each class into a folder of its own")
-    for name in classes:
-        if not name.isprintable():  # figures cannot be drawn with it, which shows only after training
-            raise InputError(f"{printable(split / name)}: the name of a class cannot be printed: rename the folder")
-    return classes
-
-
-def _list(split: Path, classes: tuple[str, ...]) -> tuple[list[tuple[str, int]], list[Path]]:
-    """Return each image file with its label, in the order of the classes and then of the names; and what is no file."""
-    labelled, special = [], []
-    for label, name in enumerate(classes):
-        with os.scandir(split / name) as entries:
-            named = {each.name: each for each in entries if Path(each).suffix.lower() in SUFFIXES}
-        # The folder tells what is a plain file; the rest has to be asked one by one.
-        rest = (each for each in named.values() if not each.is_file(follow_symlinks=False))
-        odd = {each.name for each in rest if is_special(Path(each))}
-        files = sorted(named.keys() - odd)
-        if not files:
-            raise InputError(f"{split / name} has no images ({' '.join(SUFFIXES)}); add some, or remove the folder")
-        labelled += [(f"{split.name}/{name}/{file}", label) for file in files]
-        special += [split / name / file for file in sorted(odd)]
-    return labelled, special

@@ -20,9 +20,8 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
 
     Args:
         folder: holds ``config.yaml``, ``evaluation.json``, ``confusion_matrix.png`` and ``reliability.png``;
-            ``gallery.png`` and ``gallery.json`` where there were errors; ``batch.png`` and ``curves.png`` where epochs were
-            trained;
-            ``lr_find.json`` and ``lr_find.png`` where the bounds were searched for.
+            ``gallery.png`` and ``gallery.json`` where there were errors; ``batch.png`` and ``curves.png`` where epochs
+            were trained; ``lr_find.json`` and ``lr_find.png`` where the bounds were searched for.
         summary: what ``summary.json`` will hold.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

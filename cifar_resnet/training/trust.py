@@ -16,7 +16,8 @@ from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.named import locate
 
 TIMM = "timm.create_model"  # whether or not it is installed
-LONGEST_TEXT = 200  # of an argument
+LONGEST_TEXT = 200  # of a name in a message
+LONGEST_ARGUMENT = 4096  # characters: a path may have as many
 FETCHED = {
     "weights": None,
     "weights_backbone": None,
@@ -43,7 +44,10 @@ KNOWN: dict[type, frozenset[str]] = {
         | {TIMM}
     ),
     Optimizer: frozenset(_names(torch.optim, _OPTIMIZERS)),
-    Source: frozenset(f"cifar_resnet.data.{name}" for name in ("cifar10.Cifar10", "sources.Digits", "sources.Folder")),
+    Source: frozenset(
+        f"cifar_resnet.data.{name}"
+        for name in ("cifar10.Cifar10", "sources.Digits", "folder.Folder", "table.Table", "of_torchvision.Torchvision")
+    ),
 }
 """The full dotted names that a checkpoint may call without being asked about, by what they make."""
 
@@ -99,7 +103,7 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     if isinstance(value, str):
-        return len(value) <= LONGEST_TEXT
+        return len(value) <= LONGEST_ARGUMENT
     return value is None or isinstance(value, bool | int | float)
 
 

@@ -18,7 +18,8 @@ from cifar_resnet.analysis.gradcam import explain_images
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.data.datamodule import ImageDataModule
-from cifar_resnet.data.sources import Folder, ImageSet
+from cifar_resnet.data.folder import Folder
+from cifar_resnet.data.sources import ImageSet
 from cifar_resnet.training.classifier import ImageClassifier
 
 

@@ -24,7 +24,13 @@ NEEDED = {
     "train": [],
     "lr_find": [],
 }
-
+REQUIRED = {
+    "data=folder": ["data.root=x"],
+    "data=csv": ["data.csv=x"],
+    "data=torchvision": ["data.name=x"],
+    "model=timm": ["model.name=x"],
+    "model=torchvision": ["model.name=x"],
+}
 
 DEFAULTS = compose("train").model_dump(by_alias=True, exclude_unset=True)
 
@@ -42,10 +48,8 @@ def test_yaml_and_schema_have_the_same_keys(command: str) -> None:
     groups = [group for group in COMMANDS[command].groups if group != "experiment"]
     for group in groups or [""]:
         for choice in choices(group) if group else [""]:
-            root = {"folder": ["data.root=x"], "timm": ["model.name=x"], "torchvision": ["model.name=x"]}.get(
-                choice, []
-            )
-            config = compose(command, *NEEDED[command], *([f"{group}={choice}"] if group else []), *root)
+            chosen = f"{group}={choice}" if group else ""
+            config = compose(command, *NEEDED[command], *filter(None, [chosen]), *REQUIRED.get(chosen, ()))
             found |= keys_of(config.model_dump(by_alias=True, exclude_unset=True))
     arguments = {key for key in found if key.startswith("data.source.") and key != "data.source._target_"}
     assert found - arguments == set(describe(COMMANDS[command]))

@@ -134,7 +134,7 @@ def test_a_silent_server_is_not_waited_for_for_ever(
     before = socket.getdefaulttimeout()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/{CIFAR10.filename}")
-        monkeypatch.setattr("cifar_resnet.data.cifar10.DOWNLOAD_TIMEOUT", 0.2)
+        monkeypatch.setattr("cifar_resnet.data.fetching.DOWNLOAD_TIMEOUT", 0.2)
         fails(tmp_path / "data", "timed out")
     assert socket.getdefaulttimeout() == before
     assert listing(tmp_path) == {"served"}
@@ -204,6 +204,6 @@ def test_intact_batches_are_read_where_nothing_may_be_written(tmp_path: Path, mo
         raise PermissionError(13, "Permission denied")
 
     # a mode of 555 does not stop root, who runs tests in a container
-    monkeypatch.setattr("cifar_resnet.data.cifar10.FileLock", refuse)
+    monkeypatch.setattr("cifar_resnet.data.fetching.FileLock", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert len(read(tmp_path)[0]) == 30

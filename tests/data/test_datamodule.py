@@ -22,7 +22,8 @@ from PIL import Image
 
 from cifar_resnet.data.batches import Batch, TrainingBatches, TrainingLoader
 from cifar_resnet.data.datamodule import ImageDataModule, batch_size_for, channel_statistics
-from cifar_resnet.data.sources import Folder, ImageSet, InMemory, Source
+from cifar_resnet.data.folder import Folder
+from cifar_resnet.data.sources import ImageSet, InMemory, Source
 from cifar_resnet.errors import InputError
 from cifar_resnet.lr.search import Probe
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from cifar_resnet.data import decode as decoding
 from cifar_resnet.data.decode import FORKED_FROM, decode
+from cifar_resnet.data.folder import Folder
 from cifar_resnet.data.images import read
-from cifar_resnet.data.sources import Folder
 from cifar_resnet.errors import InputError, RunError
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="files are decoded by threads here")

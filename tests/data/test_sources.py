@@ -20,8 +20,9 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from cifar_resnet.data.files import printable
+from cifar_resnet.data.folder import Folder
 from cifar_resnet.data.images import read
-from cifar_resnet.data.sources import Digits, Folder, ImageSet
+from cifar_resnet.data.sources import Digits, ImageSet
 from cifar_resnet.errors import InputError
 
 
@@ -376,7 +377,7 @@ assert not {"torch", "torchvision", "lightning", "albumentations", "sklearn", "s
 
 
 def test_what_is_missing_is_said(pets: Path, tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "nowhere/train", "no such folder", "one folder a class")
+    refused(tmp_path / "nowhere", "nowhere: no such folder", "one folder a class")
     refused(pets / "train" / "cat" / "a.png", "a.png", "no such folder")
     (pets / "test" / "dog" / "a.png").unlink()
     refused(pets, "test/dog", "no images", "remove the folder")
@@ -389,7 +390,7 @@ def test_what_is_missing_is_said(pets: Path, tmp_path: Path) -> None:
 def test_empty_folders_and_a_single_class_are_refused(tmp_path: Path, save: Save) -> None:
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
-    refused(tmp_path, "train has no class folders")
+    refused(tmp_path, "train has no class folders", "no class can be called train or test")
     for split in ("train", "test"):
         save(f"{split}/cat/a.png", noise(0))
     refused(tmp_path, "only the class 'cat'", "two or more")

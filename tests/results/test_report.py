@@ -19,7 +19,7 @@ CLASSES = ("<script>alert(1)</script>", 'cats & "dogs"', "[ship]")
 CONFIG = """\
 seed: 0 # <b>bold</b>
 model: {_target_: cifar_resnet.models.CustomResNet, width: 8}
-data: {source: {_target_: cifar_resnet.data.sources.Folder, root: 'a<b>&c'}}
+data: {source: {_target_: cifar_resnet.data.folder.Folder, root: 'a<b>&c'}}
 """
 SUMMARY = {
     "network": "CustomResNet",
