@@ -345,7 +345,7 @@ def test_evaluation_follows_images_that_were_moved(tmp_path: Path) -> None:
     run = train(*words, *GIVEN, "trainer.max_epochs=2", "schedule.peak_epoch=1")
     ckpt = f"ckpt={run.folder}/checkpoints/last.ckpt"
     Path("photos").rename("pictures")
-    with pytest.raises(InputError, match="photos/test: no such folder"):
+    with pytest.raises(InputError, match="photos: no such folder"):
         evaluate(ckpt)
     assert evaluate(ckpt, "data.root=pictures").accuracy == run.evaluation.accuracy
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_resnet.cli import schema
+from cifar_resnet.cli.kinds import ImageSize
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.checkpoint_io import read_contents
 from cifar_resnet.training.classifier import ImageClassifier
@@ -43,7 +44,7 @@ class Hyperparameters(schema.Classifier, schema.Schedule):
     test_std: Deviations
     optimizer: schema.Optimizer
     max_epochs: int = Field(ge=1, le=10_000)
-    image_size: schema.ImageSize = 32
+    image_size: ImageSize = 32
     validation_name: Literal["val", "test"]
 
     @model_validator(mode="after")

@@ -16,8 +16,8 @@ from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.named import locate
 
 TIMM = "timm.create_model"  # whether or not it is installed
-LONGEST_TEXT = 200  # of a name in a message
-LONGEST_ARGUMENT = 4096  # characters: a path may have as many
+LONGEST_TEXT = 200  # of an argument
+LONGEST_PATH = 4096  # of an argument of a source
 FETCHED = {
     "weights": None,
     "weights_backbone": None,
@@ -71,7 +71,7 @@ def allowed_call(kind: type, call: Mapping[str, Any], trust: str | None, origin:
     if not known and not _covers(trusted, name):
         raise InputError(f"{origin} wants to call {_shortened(name)}, which is not known here; {_ask(trusted, name)}")
     for argument, value in call.items():
-        if not _is_plain(value):
+        if not _is_plain(value, LONGEST_PATH if kind is Source else LONGEST_TEXT):
             raise InputError(
                 f"{origin} gives {_shortened(argument)} to {_shortened(name)}: only numbers, short texts and lists of "
                 "them can be"
@@ -99,11 +99,11 @@ def _ask(trusted: Iterable[str], name: str) -> str:
     return f"if you trust that code, add {added}"
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, longest: int) -> bool:
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(_is_plain(each, longest) for each in value)
     if isinstance(value, str):
-        return len(value) <= LONGEST_ARGUMENT
+        return len(value) <= longest
     return value is None or isinstance(value, bool | int | float)
 
 
