@@ -25,6 +25,7 @@ from cifar_resnet.data.folder import Folder
 from cifar_resnet.data.sources import ImageSet, InMemory
 
 Name = TypeVar("Name")
+Measured = TypeVar("Measured")
 
 
 def arguments(description: str | None, repeats: int = 5) -> argparse.ArgumentParser:
@@ -74,12 +75,12 @@ def training_configuration(folder: str, overrides: Mapping[str, Any]) -> Train:
     return config
 
 
-def in_turn(tasks: Mapping[Name, Callable[[], float]], repeats: int) -> dict[Name, list[float]]:
+def in_turn(tasks: Mapping[Name, Callable[[], Measured]], repeats: int) -> dict[Name, list[Measured]]:
     """Run all tasks one after the other, ``repeats`` times; each returns its own measurement.
 
     What slows the machine for a while so slows all of them alike.
     """
-    results: dict[Name, list[float]] = {name: [] for name in tasks}
+    results: dict[Name, list[Measured]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, task in tasks.items():
             results[name].append(task())
