@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from cifar_resnet.data.augment import Augmentation, pad, padding_of
 from cifar_resnet.data.batches import TrainingBatches, TrainingLoader
+from cifar_resnet.data.memory import check_memory
 from cifar_resnet.data.sources import Examples, ImageSet, Source
 from cifar_resnet.errors import InputError
 
@@ -100,6 +101,9 @@ class ImageDataModule(LightningDataModule):
         # All that can be refused unread is refused before the slow part, which reads what is used and no more.
         split = _split(self.source.train(), self.val_size, self.train_size, self.seed) if first_fit else None
         test = self.source.test() if needs_test and self.test is None else None
+        train, val = split or (None, None)
+        others = sum(len(part) for part in (val, test) if part is not None)
+        check_memory(0 if train is None else len(train), others, self.image_size, self.devices)
         if split is not None:
             self.train, self.val = (None if part is None else part.read(self.image_size) for part in split)
         if test is not None:
