@@ -19,7 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from cifar_resnet.cli.command import compose
-from cifar_resnet.cli.schema import Train
+from cifar_resnet.cli.schema import Images, Train
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.folder import Folder
 from cifar_resnet.data.sources import ImageSet, InMemory
@@ -55,7 +55,7 @@ def images(root: str | None, count: int) -> tuple[ImageSet, str]:
 
 def image_data(train: ImageSet, test: ImageSet, **options: Any) -> ImageDataModule:
     """Wrap images as a run does, with the project's defaults but for ``options``."""
-    defaults = compose("train").data.model_dump(exclude={"source", "root", "resize"})
+    defaults = compose("train").data.model_dump(exclude=set(Images.model_fields))
     data = ImageDataModule(InMemory(train, test), **{**defaults, **options})
     data.setup()
     return data
