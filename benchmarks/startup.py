@@ -36,10 +36,14 @@ ONE_STEP = (
 )
 READ = """
 import sys
-from cifar_resnet.data.sources import Folder
+try:
+    from cifar_resnet.data.folder import Folder
+except ImportError:  # an older checkout
+    from cifar_resnet.data.sources import Folder
 source = Folder(sys.argv[1])
 for part in (source.train(), source.test()):
-    getattr(part, "read", lambda: part)()  # an older checkout has read it by now
+    if hasattr(part, "read"):  # an older checkout has read it by now
+        part.read(32)
 """
 
 
