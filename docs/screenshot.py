@@ -1,6 +1,7 @@
-"""Open TensorBoard's image tab in a headless Chromium, make sure that the gallery is there, and save what it shows.
+"""Save what a headless Chromium shows of a page, or of TensorBoard's image tab once the gallery is there.
 
     python docs/screenshot.py lightning_logs docs/tensorboard.png
+    python docs/screenshot.py lightning_logs/version_0/errors.html#true=cat docs/errors.png
 
 Everything stays on this machine: TensorBoard listens on the loopback address, and the browser opens nothing else.
 """
@@ -17,6 +18,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -61,15 +64,24 @@ def photograph(page: str, target: Path, size: str) -> None:
             f"--screenshot={target}", page,
         ]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with Image.open(target) as picture:
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(target, optimize=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logdir", type=Path)
+    parser.add_argument(
+        "source", help="folder of TensorBoard's logs, or an .html file, with the part after # if wanted"
+    )
     parser.add_argument("target", type=Path, help="PNG file to write")
     parser.add_argument("--size", default="1180,690", help="width,height of the window in pixels")
     options = parser.parse_args()
-    with tensorboard(options.logdir) as address:
+    file, _, fragment = options.source.partition("#")
+    if file.endswith(".html"):
+        photograph(f"{Path(file).resolve().as_uri()}#{fragment}", options.target.absolute(), options.size)
+        return
+    with tensorboard(Path(options.source)) as address:
         gallery = wait_for_gallery(address)
         photograph(f"{address}#images&tagFilter=gallery", options.target.absolute(), options.size)
     print(f"{options.target}: TensorBoard's image tab with {len(gallery)} pictures of the gallery")

@@ -357,7 +357,7 @@ cards.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
   const names = Object.keys(MAPS);
-  if (event.key === "?") $("help").showModal();
+  if (event.key === "?" && !$("help").open) $("help").showModal();
   else if (event.key === "m" && maps) go({ map: names[(names.indexOf(read().map) + 1) % names.length] }, true);
   else if (event.key === "/" && !detail.open) search.focus();
   else return;

@@ -38,7 +38,12 @@ def make_errors(count: int = COUNT, files: bool = True) -> list[Misclassified]:
 
 
 def make_page(
-    folder: Path, errors: list[Misclassified], classes: tuple[str, ...] = CLASSES, side: int = 32, maps: bool = True
+    folder: Path,
+    errors: list[Misclassified],
+    classes: tuple[str, ...] = CLASSES,
+    side: int = 32,
+    maps: bool = True,
+    left_out: int = 0,
 ) -> tuple[Path, np.ndarray, Explanation]:
     """Write a page with images and maps of noise; nothing speaks for the predicted class of the first."""
     rng = np.random.default_rng(1)
@@ -49,6 +54,7 @@ def make_page(
     confusion = np.diag([100] * len(classes))
     for error in errors:
         confusion[error.true, error.predicted] += 1
+    confusion[0, 1] += left_out
     write_errors_page(folder / "errors.html", errors, images, explanation, confusion, classes)
     return folder / "errors.html", images, explanation
 
@@ -247,6 +253,11 @@ def test_the_keyboard_moves_among_images_and_opens_them(page: Page) -> None:
     error = make_errors()[1]
     for fact in (error.file, f"2 of {COUNT}", f"{error.loss:.2f}", str(error.index)):
         assert str(fact) in facts
+    page.press("?")
+    page.press("?")
+    page.wait("$('help').open")
+    page.press("Escape")
+    page.wait("!$('help').open && detail.open")
     page.press("Escape")
     page.wait("!detail.open")
     page.wait("location.hash === ''")
@@ -321,10 +332,12 @@ def test_only_the_pages_own_script_runs(browser: Page, tmp_path: Path) -> None:
 
 
 def test_of_5000_errors_few_are_drawn_before_one_scrolls(browser: Page, tmp_path: Path) -> None:
-    path, *_ = make_page(tmp_path, make_errors(5000), side=8)
+    path, *_ = make_page(tmp_path, make_errors(5000), side=8, left_out=7)
     browser.show(1280, 800)
     browser.open(path.as_uri())
     assert 100 < len(shown(browser)) < 1000
     browser.evaluate("document.querySelector('#more').scrollIntoView({ behavior: 'instant' })")
     browser.wait("cards.childElementCount >= 480")
-    assert browser.evaluate("document.querySelector('#count').textContent") == "5,000 of 5,000 errors"
+    assert browser.evaluate("document.querySelector('#count').textContent") == (
+        "5,000 of 5,000 errors; the page has the most confident of 5,007"
+    )
