@@ -69,6 +69,7 @@ def training_configuration(folder: str, overrides: Mapping[str, Any]) -> Train:
         "schedule.lr_min": 1e-4,
         "schedule.lr_max": 1e-3,
         "trainer.limit_val_batches": 0,
+        "trainer.precision": "32-true",
         "trainer.default_root_dir": folder,
     }
     config: Train = compose("train", *(f"{key}={value}" for key, value in (fixed | dict(overrides)).items()))

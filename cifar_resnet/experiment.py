@@ -25,7 +25,8 @@ from cifar_resnet.callbacks.history import History
 from cifar_resnet.callbacks.inputs import InputPreview
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.cli.schema import Evaluate, LrFind, Train
-from cifar_resnet.data.datamodule import ImageDataModule, batch_size_for
+from cifar_resnet.data.batches import batch_size_for
+from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError, RunError, one_line
 from cifar_resnet.interruption import Answer
 from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from cifar_resnet.analysis.metrics import Evaluation
-from cifar_resnet.data.datamodule import FEWEST_STEPS
+from cifar_resnet.data.batches import FEWEST_STEPS
 
 LOPSIDED = 10  # times as many images in one class as in another
 FAR_AHEAD = 0.10  # of accuracy
@@ -23,7 +23,7 @@ def remark_few_steps(steps: int, batch_size: int, advised: int) -> list[str]:
     Args:
         steps: of an epoch.
         batch_size: in effect.
-        advised: what `cifar_resnet.data.datamodule.batch_size_for` gives; where that is no smaller, there are too few
+        advised: what `cifar_resnet.data.batches.batch_size_for` gives; where that is no smaller, there are too few
             images, and more epochs are what remains.
     """
     if steps >= FEWEST_STEPS:

@@ -17,6 +17,18 @@ from cifar_resnet.interruption import SIGNALS
 Batch = tuple[Tensor, Tensor]  # images, uint8 ``[N, S, S, 3]``, and labels, int64 ``[N]``
 Key = tuple[int, int]  # which batch: epoch and place in it, both counted from 0
 
+FEWEST_STEPS = 20  # of an epoch: with fewer, a schedule of rates has no time
+LARGEST_BATCH = 512  # the assignment's
+
+
+def batch_size_for(images: int, accumulated: int = 1, devices: int = 1) -> int:
+    """Return a batch size that gives an epoch of so many images 20 optimizer steps or more: 512 at most.
+
+    It is a multiple of the devices; where there are too few images, each device has two.
+    """
+    share = min(LARGEST_BATCH, images // (FEWEST_STEPS * accumulated)) // devices
+    return devices * max(share, 2)
+
 
 @dataclass(eq=False)
 class TrainingBatches(Dataset[Batch]):

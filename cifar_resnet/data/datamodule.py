@@ -11,14 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cifar_resnet.data.augment import Augmentation, pad, padding_of
-from cifar_resnet.data.batches import TrainingBatches, TrainingLoader
+from cifar_resnet.data.batches import TrainingBatches, TrainingLoader, batch_size_for
 from cifar_resnet.data.memory import check_memory
 from cifar_resnet.data.sources import Examples, ImageSet, Source
 from cifar_resnet.errors import InputError
 
 EVALUATION_BATCH_SIZE = 1000
-FEWEST_STEPS = 20  # of an epoch: with fewer, a schedule of rates has no time
-LARGEST_BATCH = 512  # the assignment's
 MOST_WORKERS = 8  # of a device unless told otherwise; each augments some 50,000 images a second
 
 
@@ -30,15 +28,6 @@ def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     deviations = [float(np.sqrt(share @ (levels - mean) ** 2)) for share, mean in zip(shares, means, strict=True)]
     # One constant image has no deviation; a floor of one grey level keeps the division finite.
     return means, [max(deviation, 1 / 255) for deviation in deviations]
-
-
-def batch_size_for(images: int, accumulated: int = 1, devices: int = 1) -> int:
-    """Return a batch size that gives an epoch of so many images 20 optimizer steps or more: 512 at most.
-
-    It is a multiple of the devices; where there are too few images, each device has two.
-    """
-    share = min(LARGEST_BATCH, images // (FEWEST_STEPS * accumulated)) // devices
-    return devices * max(share, 2)
 
 
 @dataclass(eq=False)

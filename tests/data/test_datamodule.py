@@ -20,8 +20,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.tuner import Tuner
 from PIL import Image
 
-from cifar_resnet.data.batches import Batch, TrainingBatches, TrainingLoader
-from cifar_resnet.data.datamodule import ImageDataModule, batch_size_for, channel_statistics
+from cifar_resnet.data.batches import Batch, TrainingBatches, TrainingLoader, batch_size_for
+from cifar_resnet.data.datamodule import ImageDataModule, channel_statistics
 from cifar_resnet.data.folder import Folder
 from cifar_resnet.data.sources import ImageSet, InMemory, Source
 from cifar_resnet.errors import InputError
