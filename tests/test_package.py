@@ -10,7 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import cifar_resnet
+from cifar_resnet.build import build_data
 from cifar_resnet.checks import try_classifier
 from cifar_resnet.cli import overrides
 from cifar_resnet.cli.command import compose
@@ -72,6 +75,34 @@ def test_a_wheel_works_from_any_folder(installed: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert str(installed) in done.stdout
     assert done.stdout.strip().endswith("True")
+
+
+def test_the_images_of_the_docs_can_be_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command of the page on images, as far as these are read, and that with the table to the end."""
+    text = (ROOT / "docs" / "your_own.md").read_text()
+    text = text[: text.index("## Your own source")]
+    (table,) = re.findall(r"```csv\n(.*?)```", text, re.DOTALL)
+    folders, listed, downloaded = re.findall(r"^    python scripts/train.py (.*)", text, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text(table)
+    for shade, name in enumerate(("cat", "dog")):
+        Path("photos", name).mkdir(parents=True)
+        for number in range(1, 6):
+            Image.new("RGB", (60, 50), (200 * shade, number, 0)).save(f"photos/{name}/{number:04}.jpg")
+    data = build_data(compose("train", *folders.split()), devices=1)
+    data.setup()
+    assert data.classes == ("cat", "dog")
+    assert [len(part or ()) for part in (data.train, data.test)] == [8, 2]
+    quick = [
+        "model.width=2",
+        "trainer.max_epochs=2",
+        "schedule.peak_epoch=1",
+        "schedule.lr_min=0.01",
+        "schedule.lr_max=0.1",
+    ]
+    run = cifar_resnet.train(*listed.split(), *quick, "data.batch_size=2", "trainer.accelerator=cpu")
+    assert "labels.csv" in (run.folder / "report.html").read_text()
+    assert compose("train", *downloaded.split()).data.name == "CIFAR100"
 
 
 def test_the_networks_of_the_docs_can_be_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
