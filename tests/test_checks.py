@@ -170,7 +170,7 @@ def test_a_batch_that_devices_cannot_share(monkeypatch: pytest.MonkeyPatch) -> N
         ),
         ("data.source._target_=os.getcwd", "data.source._target_=os.getcwd: it makes a str, not a Source"),
         ("data.source._target_=nope.nope", "data.source._target_=nope.nope: there is nothing by that name"),
-        ("data=folder data.root=nope", "nope/train: no such folder"),
+        ("data=folder data.root=nope", "nope: no such folder"),
         ("data.val_size=3", "at least one image of each of the 10 classes"),
         ("data.val_size=5000", "the 898 training images that there are"),
         ("data.train_size=5000", "the 898 training images that there are"),

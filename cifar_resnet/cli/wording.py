@@ -32,6 +32,8 @@ def expected(described: dict[str, Any]) -> str:
     kind = KINDS.get(described["type"], described["type"].replace("array", "a list"))
     low = f"from {described['minimum']:,}" if "minimum" in described else "above 0"
     step = f", a multiple of {described['multipleOf']}" if "multipleOf" in described else ""
+    if "exclusiveMaximum" in described:
+        return f"{kind} {low} and below {described['exclusiveMaximum']:,}{step}"
     return f"{kind} {low} to {described['maximum']:,}{step}" if "maximum" in described else kind
 
 

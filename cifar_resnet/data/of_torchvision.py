@@ -46,7 +46,8 @@ class Torchvision(Divided):
 
     def __post_init__(self) -> None:
         if self.name not in OPTIONS:
-            near = ", ".join(get_close_matches(self.name, OPTIONS, cutoff=0.4)) or ", ".join(OPTIONS)
+            names = {name.lower(): name for name in OPTIONS}
+            near = ", ".join(names[match] for match in get_close_matches(self.name.lower(), names, cutoff=0))
             raise InputError(f"data.name={self.name}: no such data set of labelled images; nearest: {near}")
 
     def prepare(self) -> None:

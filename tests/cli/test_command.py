@@ -95,7 +95,8 @@ def test_bad_images_end_in_one_line(tmp_path: Path) -> None:
     assert first_line(done) == LOADING
     assert said(done) == [
         LOADING,
-        "train.py: my photos/train has no class folders; put the images of each class into a folder of its own",
+        "train.py: my photos/train has no class folders; put the images of each class into a folder of its own; "
+        "no class can be called train or test",
     ]
     assert "torch" in imported(done)  # else the other tests could not tell
     assert [path.name for path in tmp_path.rglob("*")] == ["my photos", "train"]

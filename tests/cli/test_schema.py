@@ -77,7 +77,7 @@ def test_every_key_has_a_meaning_and_says_what_it_accepts(command: str) -> None:
     "typed",
     """
     data.batch_size=abc data.batch_size=0 data.batch_size=-1 data.batch_size=1e9 data.batch_size=2.5 data.batch_size=
-    data.image_size=null data.image_size=30
+    data.image_size=null data.image_size=30 data.test_share=0 data.test_share=1
     data.batch_size=true data.batch_size=[1,2] data.batch_size={a:1} data.batch_size=99999999999
     seed=-1 seed=4294967296 seed=1.0 model.width=0 model.width=4096 trainer.max_epochs=0 data.num_workers=-1
     data.num_workers=10000 schedule.lr_max=high schedule.lr_max=nan schedule.lr_max=inf schedule.lr_max=0
@@ -97,7 +97,7 @@ def test_every_key_has_a_meaning_and_says_what_it_accepts(command: str) -> None:
 def test_a_wrong_value_is_answered_with_what_is_expected(typed: str) -> None:
     key = typed.partition("=")[0]
     with pytest.raises(InputError) as error:
-        compose("train", typed)
+        compose("train", typed, *(["data=csv", "data.csv=x"] if key == "data.test_share" else []))
     phrase = expected(describe(COMMANDS["train"])[key])
     assert str(error.value).startswith(f"{key}=")
     assert str(error.value).endswith(f": expected {phrase}")
@@ -107,6 +107,7 @@ def test_ranges_are_said_as_one_reads_them() -> None:
     described = describe(COMMANDS["train"])
     assert expected(described["data.batch_size"]) == "a whole number from 1 to 65,536, or null"
     assert expected(described["trainer.limit_train_batches"]).endswith("or a number above 0 to 1, or null")
+    assert expected(described["data.test_share"]) == "a number above 0 and below 1"
     assert expected(described["data.padding"]) == "reflect | mean"
 
 

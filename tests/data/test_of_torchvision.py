@@ -153,7 +153,13 @@ def test_what_is_fetched_arrives_whole_and_once(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("CIFAR-100", "CIFAR100, CIFAR10"), ("Cityscapes", ""), ("x", "CIFAR10, CIFAR100, FashionMNIST")]
+    ("name", "near"),
+    [
+        ("CIFAR-100", "CIFAR100, CIFAR10"),
+        ("cifar100", "CIFAR100, CIFAR10"),
+        ("fashion-mnist", "FashionMNIST"),
+        ("Cityscapes", ""),
+    ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest(name: str, near: str) -> None:
     with pytest.raises(InputError, match=f"data.name={name}: no such data set of labelled images; nearest: {near}"):
