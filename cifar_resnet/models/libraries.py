@@ -89,7 +89,7 @@ def from_timm(
     make = partial(timm.create_model, name, num_classes=num_classes, **given)
     if pretrained and not weights:
         with fetching(name):
-            reach_hub(timm.get_pretrained_cfg(name).hf_hub_id)
+            reach_hub(getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None))
             return _finished(_made(name, partial(make, pretrained=True)), size)
     network = _with_new_head(_made(name, make), num_classes)
     if weights:
@@ -138,7 +138,7 @@ def _of_timm(name: str) -> Origin:
     except ImportError as error:
         raise InputError("model=timm needs what is not installed: pip install 'cifar-resnet[timm]'") from error
     _check_name(name, [*timm.list_models(), *timm.list_models(pretrained=True)], "timm")
-    config = timm.get_pretrained_cfg(name)
+    config: Any = timm.get_pretrained_cfg(name)  # there is one for each of the names
     return Origin(config.input_size[1], tuple(config.mean), tuple(config.std), bool(config.fixed_input_size))
 
 
