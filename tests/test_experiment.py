@@ -374,3 +374,22 @@ def test_a_strangers_checkpoint_reads_from_known_sources_alone(tmp_path: Path) -
             evaluate(f"ckpt={file}")
     assert not Path("hacked").exists()
     assert evaluate(f"ckpt={file}", "data=digits").accuracy == run.evaluation.accuracy
+
+
+def test_evaluation_finds_the_images_that_were_split_off_for_the_test(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / "photos" / ("bright", "dark")[number % 2]).mkdir(parents=True, exist_ok=True)
+        grey = Image.new("RGB", (32, 32), (250 - 200 * (number % 2) - number,) * 3)
+        grey.save(f"photos/{('bright', 'dark')[number % 2]}/{number:02}.png")
+    words = ["data=folder", "data.root=photos", "model.width=2", "trainer.accelerator=cpu", "seed=5"]
+    run = train(*words, *GIVEN, "trainer.max_epochs=2", "schedule.peak_epoch=1")
+    ckpt = f"ckpt={run.folder}/checkpoints/last.ckpt"
+    assert run.evaluation.images == 8
+    for number in range(20):  # which would have been drawn otherwise
+        Image.new("RGB", (32, 32)).save(f"photos/dark/a{number}.png")
+    again = evaluate(ckpt)
+    assert (again.images, again.accuracy) == (8, run.evaluation.accuracy)
+    tested = torch.load(Path(f"{run.folder}/checkpoints/last.ckpt"), weights_only=True)["source"]["test_files"]
+    Path("photos", tested[0]).unlink()
+    with pytest.raises(InputError, match=r"no such image; of the 8 that were split off for the test 1 are not there"):
+        evaluate(ckpt)
