@@ -8,7 +8,7 @@ from torch.distributed import DistError
 
 from cifar_resnet import checks, interruption
 from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
-from cifar_resnet.analysis.remarks import describe_counts, remark_few_steps, remark_lopsided
+from cifar_resnet.analysis.remarks import describe_counts, remark_batch_norm, remark_few_steps, remark_lopsided
 from cifar_resnet.build import (
     build_classifier,
     build_data,
@@ -177,6 +177,9 @@ def announce(
     if origin_of(config.model.call) and size:
         normalized = ", and normalized as for its weights" if begun else ""
         print_once(f"network: images are scaled to {size}×{size} pixels{normalized}")
+    batches = len(data.train_dataloader()) * config.trainer.max_epochs
+    for remark in remark_batch_norm(classifier.network, batches):
+        print_once(f"note: {remark}")
     print_once(f"precision: {choice.precision} ({choice.reason})")
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 
+from torch import nn
+
 from cifar_resnet.analysis.metrics import Evaluation
 from cifar_resnet.data.batches import FEWEST_STEPS
 
 LOPSIDED = 10  # times as many images in one class as in another
 FAR_AHEAD = 0.10  # of accuracy
+MOST_LEFT = 0.05  # of what a batch norm begins with
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -32,6 +35,25 @@ def remark_few_steps(steps: int, batch_size: int, advised: int) -> list[str]:
     if advised < batch_size:
         return [f"{few}: data.batch_size=null takes batches of {advised} instead of {batch_size}"]
     return [f"{few}: raise trainer.max_epochs, or bring more images"]
+
+
+def remark_batch_norm(network: nn.Module, batches: int) -> list[str]:
+    """Say that statistics of a batch norm keep more than `MOST_LEFT` of their first values, mean 0 and variance 1.
+
+    A batch moves them by the norm's momentum. They spoil the test, and not the training, which has each batch's own.
+
+    Args:
+        network: before it is trained.
+        batches: of the whole training.
+    """
+    norms = (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+    left = max(((1 - norm.momentum) ** batches for norm in norms if norm.momentum is not None), default=0.0)
+    if left <= MOST_LEFT:
+        return []
+    return [
+        f"the statistics of a batch norm will keep {left:.0%} of their first values, and the test suffer: raise "
+        "trainer.max_epochs, lower data.batch_size, or give the network's batch norms a larger momentum"
+    ]
 
 
 def remark_lopsided(counts: Mapping[str, int], weighted: bool) -> list[str]:

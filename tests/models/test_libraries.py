@@ -4,13 +4,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision import models
 
 from cifar_resnet import evaluate, train
+from cifar_resnet.analysis.remarks import remark_batch_norm
+from cifar_resnet.checks import try_classifier
 from cifar_resnet.cli.command import compose
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference.export import export
@@ -18,7 +19,7 @@ from cifar_resnet.models import from_timm, from_torchvision
 from cifar_resnet.training.checkpoint import load_classifier
 
 SMALL = [
-    *("data=digits", "data.train_size=100", "trainer.accelerator=cpu", "trainer.precision=32-true", "gallery.count=1"),
+    *("data=digits", "data.train_size=100", "trainer.accelerator=cpu", "trainer.precision=32-true", "gallery.count=0"),
     *("trainer.max_epochs=2", "schedule.peak_epoch=1", "schedule.lr_min=0.001", "schedule.lr_max=0.01"),
 ]
 SHUFFLENET = ["model=torchvision", "model.name=shufflenet_v2_x0_5"]
@@ -145,25 +146,26 @@ def test_what_takes_one_size_gets_it() -> None:
 
 
 def test_statistics_of_batch_norm_arrive_in_a_short_training() -> None:
-    momenta = [
-        {m.momentum for m in build.modules() if isinstance(m, nn.BatchNorm2d)}
-        for build in (models.mobilenet_v3_small(), from_torchvision("mobilenet_v3_small", 2))
-    ]
-    assert momenta == [{0.01}, {0.1}]
+    (remark,) = remark_batch_norm(models.mobilenet_v3_small(), 66)
+    assert remark.startswith("the statistics of a batch norm will keep 52% of their first values")
+    assert remark_batch_norm(from_torchvision("mobilenet_v3_small", 2), 66) == []
+    assert remark_batch_norm(nn.Linear(1, 1), 1) == []
 
 
-def test_a_network_of_timm(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_of_timm() -> None:
     timm = pytest.importorskip("timm", reason="the extra timm is not installed")
     torch.save(timm.create_model("test_vit", num_classes=5).state_dict(), "vit.pth")
-    run = train(*SMALL, "model=timm", "model.name=test_vit", "model.weights=vit.pth")
-    assert run.summary["network"] == "test_vit (timm)"
-    assert "scaled to 160×160 pixels, and normalized as for its weights" in capsys.readouterr().out
-    assert run.folder is not None
+    config = compose("train", "data=digits", "model=timm", "model.name=test_vit", "model.weights=vit.pth")
+    assert config.model.title == "test_vit (timm)"
+    classifier = try_classifier(config)
+    assert classifier.network.enlarge.size == (160, 160)
+    assert classifier.hparams["mean"] == classifier.hparams["test_std"] == [0.5, 0.5, 0.5]
+    torch.save({"state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams)}, "timm.ckpt")
     Path("vit.pth").unlink()
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    loaded = load_classifier(str(run.folder / "checkpoints" / "last.ckpt"))
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(torch.from_numpy(images)), run.classifier(torch.from_numpy(images)))
+        torch.testing.assert_close(load_classifier("timm.ckpt")(images), classifier(images))
+    assert type(from_timm("test_resnet.r160_in1k", 2)).__name__ == "ResNet"
 
 
 @pytest.mark.parametrize("name", ["resnt18", "hf_hub:timm/resnet18.a1_in1k", "local-dir:/tmp", "resnet18.nonsense"])
