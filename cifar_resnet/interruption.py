@@ -76,9 +76,11 @@ def forget() -> None:
     _state.signum = None
 
 
-def end_with_parent(last_words: str = "") -> None:
-    """End this process, with these words, within seconds after the one that started it, which may be killed."""
-    parent = os.getppid()
+def end_with_parent(parent: int, last_words: str = "") -> None:
+    """End this process, with these words, within seconds after the one that started it, which may be killed.
+
+    Who knows the parent's process number from before this process began, loses it in no case.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

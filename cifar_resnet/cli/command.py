@@ -71,7 +71,7 @@ def run(name: str, job: Job) -> None:
     """
     threading.excepthook = _report_thread
     if _is_further_device():
-        interruption.end_with_parent("the process of the first device has ended, and this one with it\n")
+        interruption.end_with_parent(os.getppid(), "the process of the first device has ended, and this one with it\n")
     try:
         with interruption.answering(Answer.RAISE):
             _run(name, job)

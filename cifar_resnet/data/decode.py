@@ -53,7 +53,7 @@ def decode(files: Sequence[Path], side: int, resize: bool) -> np.ndarray:
         return images
     cores, fork = len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")
     with (
-        ProcessPoolExecutor(cores, fork, initializer=_begin, initargs=(decode_chunk,)) as processes,
+        ProcessPoolExecutor(cores, fork, initializer=_begin, initargs=(decode_chunk, os.getpid())) as processes,
         _ending(processes),
     ):
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until each process ignores them
@@ -66,12 +66,12 @@ def decode(files: Sequence[Path], side: int, resize: bool) -> np.ndarray:
 _inherited: list[Callable[[int], int]] = []  # what a forked process does; functions cannot be sent to it
 
 
-def _begin(decode_chunk: Callable[[int], int]) -> None:
+def _begin(decode_chunk: Callable[[int], int], parent: int) -> None:
     """Prepare a process: the one that started it answers signals, and takes it along when it is killed."""
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    end_with_parent()
+    end_with_parent(parent)
     _inherited[:] = [decode_chunk]
 
 

@@ -101,3 +101,12 @@ def test_what_is_not_used_is_not_decoded(tmp_path: Path, monkeypatch: pytest.Mon
     data = read_data(source, train_size=4, val_size=6)
     assert (len(data.train), len(data.val), len(data.test)) == (4, 6, 20)
     assert len(read_files) == len(set(read_files)) == 4 + 6 + 20
+
+
+@LINUX
+def test_a_process_whose_parent_was_killed_before_it_looked_ends_too() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    code = f"import time; from cifar_resnet import interruption as i; i.end_with_parent({gone.pid}); time.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
+    assert done.returncode == 1
