@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Trainer, seed_everything
 from torchvision.datasets import CIFAR10
 
@@ -21,6 +23,9 @@ from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import ImageSet, InMemory, Source
 from cifar_resnet.training import precision
 from cifar_resnet.training.classifier import ImageClassifier
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what a test starts: as many tests run at once as there are cores
+torch.set_num_threads(1)
 
 SGD = {"_target_": "torch.optim.SGD", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
