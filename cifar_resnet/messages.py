@@ -30,7 +30,7 @@ def progress_bar(console: Console | None = None) -> Progress:
         console=console,
         transient=True,
         disable=not (console.is_terminal and _is_first_device()),
-        redirect_stdout=sys.stdout.isatty(),  # else what is piped on would end in the terminal
+        redirect_stdout=False,  # what is piped on would end in the terminal
     )
 
 

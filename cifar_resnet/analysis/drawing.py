@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import matplotlib
@@ -17,56 +17,81 @@ from cifar_resnet.analysis.metrics import Evaluation
 # Of a sheet of images, in pixels.
 IMAGE_SIDE = 192  # of an image beside its maps: a multiple of 32, so that each of its pixels becomes a sharp square
 LONE_IMAGE_SIDE = 256  # of an image without maps, likewise: above it 32 characters have room
+PANEL_GAP = 4  # between an image and its maps
 CARD_GAP = 20  # between neighbouring images with their maps, and around them
 LINE_HEIGHT = 18  # of a line above an image
 LONGEST_SIDE = 2 * IMAGE_SIDE  # of a picture that is drawn: more would not be seen
 CRISP = 64  # pixels a side, up to which each of them is drawn as a square
 LONGEST_CAPTION = 32  # characters
-SHEET_WIDTH = 6 * IMAGE_SIDE + 3 * CARD_GAP  # at most: two images with two maps each, side by side
-
-Caption = tuple[str, ...]
-"""The lines above an image, the first of which stands out."""
+SHEET_WIDTH = 6 * IMAGE_SIDE + 4 * PANEL_GAP + 3 * CARD_GAP  # at most: two images with two maps each, side by side
+GREY = "#767676"  # of text that is read on white as well as on black
 
 
-def draw_cards(
-    images: Sequence[np.ndarray], maps: np.ndarray | None, captions: Sequence[Caption], title: str
-) -> Figure:
-    """Draw a sheet of cards: a caption over an image and, to the right of it, its maps.
+@dataclass(frozen=True)
+class Card:
+    """An image, with its maps to the right of it.
+
+    Attributes:
+        image: as people see it, uint8 ``[H, W, 3]``, of any size.
+        caption: the lines above it, the first of which stands out; cut after `LONGEST_CAPTION` characters.
+        maps: ``[h, w]`` in 0 to 1, each of the image's middle square.
+        remarks: what is written over each of the maps; an empty text writes nothing.
+    """
+
+    image: np.ndarray
+    caption: tuple[str, ...]
+    maps: Sequence[np.ndarray] = ()
+    remarks: Sequence[str] = ()
+
+
+def columns_of(cards: Sequence[Card]) -> int:
+    """Return how many columns a sheet of these cards has."""
+    return min(SHEET_WIDTH // _card_width(cards[0]), len(cards))
+
+
+def draw_cards(cards: Sequence[Card], title: str) -> Figure:
+    """Draw a sheet of cards.
 
     Args:
-        images: at least one picture as people see it, uint8 ``[H, W, 3]``, of any size.
-        maps: ``[M, N, H, W]`` in 0 to 1, M maps of the middle square of each; None draws the images alone.
-        captions: of each image, ``[N]``, of equally many lines; a line is cut after `LONGEST_CAPTION` characters.
-        title: what the sheet shows; wrapped where it is wider than the sheet, and cut after four lines.
+        cards: at least one; all have equally many maps and lines of caption.
+        title: what the sheet shows; wrapped where it is wider than a card, and cut after four lines.
     """
-    side, panels = (LONE_IMAGE_SIDE, 1) if maps is None else (IMAGE_SIDE, 1 + len(maps))
-    card = side * panels + CARD_GAP
-    columns = min(SHEET_WIDTH // card, len(images))
-    lines = textwrap.wrap(title, int(columns * card / 6.6), max_lines=4, placeholder=" …")
+    side, card_width, columns = _side(cards[0]), _card_width(cards[0]), columns_of(cards)
+    lines = textwrap.wrap(title, int(card_width / 6.6), max_lines=4, placeholder=" …")
     top = CARD_GAP + 16 * len(lines)
-    above = 12 + LINE_HEIGHT * len(captions[0])
-    width = columns * card + CARD_GAP
-    height = top + math.ceil(len(images) / columns) * (above + side) + CARD_GAP
+    above = 12 + LINE_HEIGHT * len(cards[0].caption)
+    width = columns * card_width + CARD_GAP
+    height = top + math.ceil(len(cards) / columns) * (above + side) + CARD_GAP
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
 
     def write(x: int, y: int, text: str, **style: Any) -> None:
         figure.text(x / width, 1 - y / height, text, parse_math=False, **style)
 
-    write(CARD_GAP, 12, "\n".join(lines), va="top", fontsize=9, color="0.35")
-    size = min(12, card / 29)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+    write(CARD_GAP, 12, "\n".join(lines), va="top", fontsize=9, color=GREY)
+    size = min(12, card_width / 29)
+    for place, card in enumerate(cards):
         row, column = divmod(place, columns)
-        x, y = CARD_GAP + column * card, top + row * (above + side) + above
-        for number, line in enumerate(caption):
-            style = {"color": "0.35"} if number else {"weight": "bold"}
-            below = len(caption) - 1 - number
-            write(x, y - 7 - LINE_HEIGHT * below, shorten(line, LONGEST_CAPTION), fontsize=size, **style)
-        for panel, heat in enumerate([None] if maps is None else [None, *maps[:, place]]):
-            corner = ((x + panel * side) / width, 1 - (y + side) / height)
-            draw_image(
-                figure.add_axes((*corner, side / width, side / height)), middle_square(image) if panel else image, heat
-            )
+        x, y = CARD_GAP + column * card_width, top + row * (above + side) + above
+        for number, line in enumerate(card.caption):
+            style = {"weight": "normal" if number else "bold"}
+            below = len(card.caption) - 1 - number
+            write(x, y - 7 - LINE_HEIGHT * below, shorten(line, LONGEST_CAPTION), fontsize=size, color=GREY, **style)
+        for panel, heat in enumerate([None, *card.maps]):
+            corner = ((x + panel * (side + PANEL_GAP)) / width, 1 - (y + side) / height)
+            axes = figure.add_axes((*corner, side / width, side / height))
+            draw_image(axes, middle_square(card.image) if panel else card.image, heat)
+        for axes, remark in zip(figure.axes[-len(card.remarks) :], card.remarks, strict=False):
+            if remark:
+                _label(axes, remark, y=0.03, va="bottom", fontsize=9)
     return figure
+
+
+def _side(card: Card) -> int:
+    return IMAGE_SIDE if len(card.maps) else LONE_IMAGE_SIDE
+
+
+def _card_width(card: Card) -> int:
+    return (_side(card) + PANEL_GAP) * (1 + len(card.maps)) - PANEL_GAP + CARD_GAP
 
 
 def middle_square(image: np.ndarray) -> np.ndarray:
@@ -90,14 +115,16 @@ def draw_image(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None) ->
         return
     axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, interpolation=interpolation, extent=extent)
     if not heat.any():
-        axes.text(
-            0.5, 0.5, "the map is zero:\nnothing speaks\nfor this class", transform=axes.transAxes, ha="center",
-            va="center", fontsize=10, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-        )  # fmt: skip
+        _label(axes, "the map is zero:\nnothing speaks\nfor this class", y=0.5, va="center", fontsize=10)
         return
     colours = matplotlib.colormaps["inferno"](heat)
     colours[..., 3] = 0.25 + 0.5 * heat
     axes.imshow(colours, interpolation="bilinear", extent=extent)
+
+
+def _label(axes: Axes, text: str, y: float, **style: Any) -> None:
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 3}
+    axes.text(0.5, y, text, transform=axes.transAxes, ha="center", bbox=box, **style)
 
 
 def shorten(name: str, longest: int = 16) -> str:
@@ -126,12 +153,12 @@ def draw_confusion_matrix(evaluation: Evaluation) -> Figure:
         axes.imshow(np.ma.array(shares, mask=others | (counts == 0)), cmap=colours, norm=PowerNorm(0.5, 0, 1))
     _write_counts(axes, counts, shares, cell)
     _name_classes(axes, [shorten(figures.name) for figures in evaluation.classes], cell)
-    axes.set_title(f"{evaluation.errors:,} of {evaluation.images:,} test images misclassified", fontsize=11)
+    axes.set_title(f"{evaluation.errors:,} of {evaluation.images:,} test images misclassified", fontsize=13)
     return figure
 
 
 def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray, cell: float) -> None:
-    size = min(11.0, cell * 72 / (0.75 * len(str(counts.max()))))
+    size = min(14.0, cell * 72 / (0.7 * len(str(counts.max()))))
     if size < 5:  # too small to be read: the colour has to do
         return
     for row, column in np.argwhere(counts):
@@ -140,7 +167,7 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray, cell: floa
 
 
 def _name_classes(axes: Axes, names: Sequence[str], cell: float) -> None:
-    size = float(np.clip(cell * 50, 5, 11))
+    size = float(np.clip(cell * 50, 5, 13))
     ticks, borders = range(len(names)), np.arange(len(names) - 1) + 0.5
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(ticks, names, fontsize=size, parse_math=False)
@@ -151,8 +178,8 @@ def _name_classes(axes: Axes, names: Sequence[str], cell: float) -> None:
     axes.grid(which="minor", color="#dddddd", linewidth=0.5)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_color("#dddddd")
-    axes.set_xlabel("predicted class", fontsize=11)
-    axes.set_ylabel("true class", fontsize=11)
+    axes.set_xlabel("predicted class", fontsize=13)
+    axes.set_ylabel("true class", fontsize=13)
 
 
 def draw_reliability(evaluation: Evaluation) -> Figure:

@@ -87,7 +87,7 @@ def find_layer(classifier: ImageClassifier, name: str | None = None) -> str:
     Raises:
         InputError: there is no such layer, or no stage with a feature map.
     """
-    network = _copy_for_explaining(classifier)
+    network = copy_for_explaining(classifier)
     if name is not None:
         if name not in dict(network.named_modules()):
             stages = ", ".join(stage for stage, _ in network.named_children())
@@ -106,7 +106,7 @@ def _activation_maps(
     # Lightning's test loop runs in inference mode, whose tensors cannot take part in a backward pass: leave it, and
     # copy what was made in it.
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(classifier.device.type, enabled=False):
-        network = _copy_for_explaining(classifier)
+        network = copy_for_explaining(classifier)
         explained = network.get_submodule(layer)
         explained.register_forward_hook(_begin_graph)
         # Not in a `with`: the library's swallows an IndexError and prints it. Its hooks go with the copy.
@@ -138,5 +138,6 @@ def _map_of(output: object) -> Tensor:
     return found
 
 
-def _copy_for_explaining(classifier: ImageClassifier) -> nn.Module:
+def copy_for_explaining(classifier: ImageClassifier) -> nn.Module:
+    """Return a copy of the network in float32 and evaluation mode, to which hooks and gradients can do no harm."""
     return copy.deepcopy(classifier.network).float().eval().requires_grad_(False)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifar_resnet.analysis.drawing import shorten
+from cifar_resnet.analysis.drawing import GREY, shorten
 
 # In pixels.
 COLUMNS = 8
@@ -35,14 +35,14 @@ def draw_inputs(groups: Sequence[Group], classes: Sequence[str]) -> Figure:
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     top = GAP
     for (title, note, images, labels), lines in zip(groups, rows, strict=True):
-        figure.text(GAP / width, 1 - (top + 20) / height, title, fontsize=12, weight="bold")
-        figure.text(GAP / width, 1 - (top + 38) / height, note, fontsize=9, color="0.4")
+        figure.text(GAP / width, 1 - (top + 20) / height, title, fontsize=12, weight="bold", color=GREY)
+        figure.text(GAP / width, 1 - (top + 38) / height, note, fontsize=9, color=GREY)
         top += TITLE
         for place, (image, label) in enumerate(zip(images, labels, strict=True)):
             row, column = divmod(place, COLUMNS)
             x, y = GAP + column * (cell + GAP), top + row * (LABEL + cell + GAP) + LABEL
             name = shorten(classes[label], cell // 9)
-            figure.text(x / width, 1 - (y - 5) / height, name, fontsize=9, parse_math=False)
+            figure.text(x / width, 1 - (y - 5) / height, name, fontsize=9, color=GREY, parse_math=False)
             shown = Image.fromarray(image).resize((cell, cell), _resampling(image, cell))
             figure.figimage(np.asarray(shown), x, height - y - cell, origin="upper")
         top += lines * (LABEL + cell + GAP) + BETWEEN

@@ -35,8 +35,8 @@ class InputPreview(Callback):
         assert data.test is not None
         groups = [_first_of_training(trainer.train_dataloader.batches), _some_of(data.test)]
         figure = draw_inputs(groups, data.classes)
-        figure.savefig(file)
-        trainer.logger.experiment.add_figure("batch", figure, trainer.global_step)
+        figure.savefig(file, transparent=True)
+        trainer.logger.experiment.add_figure("pictures/batch", figure, trainer.global_step)
 
 
 def _first_of_training(batches: TrainingBatches) -> Group:

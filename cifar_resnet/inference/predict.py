@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from cifar_resnet.analysis.drawing import LONGEST_CAPTION, LONGEST_SIDE, draw_cards, percent, shorten
+from cifar_resnet.analysis.drawing import LONGEST_CAPTION, LONGEST_SIDE, Card, draw_cards, percent, shorten
 from cifar_resnet.analysis.gradcam import explain_images
 from cifar_resnet.cli.schema import Predict
 from cifar_resnet.data.files import Found, find, first_of, printable
@@ -87,7 +87,9 @@ def _predictions(
     sheet: int,
 ) -> Iterator[list[Prediction]]:
     """Yield predictions batch by batch; keep the files ``skipped``, and in ``shown`` the first ``sheet`` pictures."""
-    with progress_bar(messages) as progress:
+    progress = progress_bar(messages)
+    progress.disable |= sys.stdout.isatty()  # the lines that come there say how far it is
+    with progress:
         task = progress.add_task("", total=len(files))
         for batch in read_batches(files, BATCH_SIZE, classifier.hparams["image_size"]):
             problems = [each for each in batch if isinstance(each, InputError)]
@@ -161,7 +163,8 @@ def draw_predictions(classifier: ImageClassifier, shown: Sequence[Prediction], m
     files = distinct_names([prediction.picture.file for prediction in shown])
     best = [f"{shorten(name)} · {percent(probability)}" for name, probability in zip(names, probabilities, strict=True)]
     pictures = [_as_seen(prediction.picture) for prediction in shown]
-    return draw_cards(pictures, explanation.maps, list(zip(best, files, strict=True)), title)
+    maps = [()] * len(shown) if explanation.maps is None else explanation.maps.swapaxes(0, 1)
+    return draw_cards([Card(*each) for each in zip(pictures, zip(best, files, strict=True), maps, strict=True)], title)
 
 
 def _as_seen(picture: Picture) -> np.ndarray:

@@ -13,8 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_resnet.analysis.drawing import CARD_GAP, IMAGE_SIDE, LINE_HEIGHT
+from cifar_resnet.analysis.drawing import CARD_GAP, IMAGE_SIDE, LINE_HEIGHT, draw_cards
 from cifar_resnet.analysis.gradcam import explain_images
+from cifar_resnet.callbacks import gallery
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.data.datamodule import ImageDataModule
@@ -150,3 +151,16 @@ def test_photos_are_shown_as_they_are_and_not_as_the_network_gets_them(tmp_path:
     assert len(np.unique(overlay[IMAGE_SIDE // 2, :IMAGE_SIDE], axis=0)) > 2 * 32  # 32 pixels would be squares
     (tmp_path / "test").rename(tmp_path / "elsewhere")
     assert np.array_equal(data.test.whole(0, 100), data.test.images[0])
+
+
+def test_a_map_that_is_no_better_than_chance_is_labelled_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(gallery, "draw_cards", lambda cards, title: drawn.append(cards) or draw_cards(cards, title))
+    folder, _ = run(tmp_path, make_data(test=60))
+    verdicts = []
+    for entry, card in zip(record(folder)["shown"], drawn[0], strict=True):
+        falls = [entry["faithfulness"].get(part) for part in ("predicted", "true")]
+        better = [fall is None or fall["marked"] > fall["chance"] for fall in falls]
+        assert [not remark for remark in card.remarks] == better
+        verdicts += better
+    assert 0 < sum(verdicts) < len(verdicts)

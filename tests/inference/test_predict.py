@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 from rich.console import Console
 
-from cifar_resnet.analysis.drawing import CARD_GAP, IMAGE_SIDE, LINE_HEIGHT, LONE_IMAGE_SIDE, LONGEST_CAPTION
+from cifar_resnet.analysis.drawing import CARD_GAP, IMAGE_SIDE, LINE_HEIGHT, LONE_IMAGE_SIDE, LONGEST_CAPTION, PANEL_GAP
 from cifar_resnet.cli.command import compose
 from cifar_resnet.data.files import printable
 from cifar_resnet.data.images import read, read_batches
@@ -249,7 +249,7 @@ def test_json_holds_what_a_plain_forward_pass_gives(
     assert ["scaled" in entry["note"] for entry in found[:3]] == [False, True, True]
     assert captured.err == f"images predicted: {count}, files skipped: 0, sheet: predictions.png\n"
     with Image.open("predictions.png") as sheet:
-        assert sheet.width == 3 * (2 * IMAGE_SIDE + CARD_GAP) + CARD_GAP
+        assert sheet.width == 3 * (2 * IMAGE_SIDE + PANEL_GAP + CARD_GAP) + CARD_GAP
         assert sheet.height == 2 * (IMAGE_SIDE + 12 + 2 * LINE_HEIGHT) + 2 * CARD_GAP + 16
 
 
