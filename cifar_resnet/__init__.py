@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cifar_resnet.analysis.metrics import Evaluation
     from cifar_resnet.lr.search import LrSearch
-    from cifar_resnet.results.run_folder import TrainResult
+    from cifar_resnet.results.record import TrainResult
 
 __all__ = ["evaluate", "find_lr", "train"]
 

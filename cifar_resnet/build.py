@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pydantic import ValidationError
@@ -166,8 +166,6 @@ def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback], preci
     options = config.trainer.model_dump() | {"precision": precision}
     in_terminal = get_console().is_terminal
     own: list[Callback] = [LearningRateMonitor("step")]
-    if in_terminal:
-        own.append(RichModelSummary(max_depth=2))
     if in_terminal and config.trainer.enable_progress_bar:
         own.append(StepProgressBar())
     if isinstance(config, Train) and config.data.val_size:  # before the next one, which keeps what it is compared with
@@ -180,7 +178,7 @@ def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback], preci
         "callbacks": [*callbacks, *own],
         "plugins": [AtomicCheckpointIO()],
         "enable_progress_bar": in_terminal and config.trainer.enable_progress_bar,
-        "enable_model_summary": in_terminal,
+        "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,  # the data module gives each device its share of a batch itself
         "benchmark": not config.trainer.deterministic,

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from torch.distributed import DistError
 
 from cifar_resnet import checks, interruption
-from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
+from cifar_resnet.analysis.metrics import Evaluation
 from cifar_resnet.analysis.remarks import describe_counts, remark_batch_norm, remark_few_steps, remark_lopsided
 from cifar_resnet.build import (
     build_classifier,
@@ -32,8 +32,10 @@ from cifar_resnet.interruption import Answer
 from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep
 from cifar_resnet.messages import say
 from cifar_resnet.models.libraries import has_weights, origin_of
+from cifar_resnet.results.layers import count_parameters, layer_table, list_layers
 from cifar_resnet.results.machine import device_name
-from cifar_resnet.results.run_folder import RunFolder, TrainResult, print_once
+from cifar_resnet.results.record import TrainResult, record_evaluation, record_network, record_result, record_search
+from cifar_resnet.results.run_folder import RunFolder, print_once
 from cifar_resnet.results.unfinished import find_unfinished
 from cifar_resnet.training.checkpoint import check_classes, load_classifier, read_checkpoint
 from cifar_resnet.training.classifier import ImageClassifier
@@ -68,10 +70,11 @@ def train(config: Train) -> TrainResult:
     checks.after_data(config, data, checkpoint)
     classifier = build_classifier(with_bounds_of(checkpoint, config), data, resumed=bool(checkpoint))
     announce(config, data, classifier, trainer, choice)
+    print_once(layer_table(list_layers(classifier)))
     with RunFolder(config, trainer, unfinished, checkpoint.get("global_step", 0)) as run:
         if trainer.is_global_zero:
-            run.record_search(find_bounds(config, classifier, data, trainer), data)
-        run.log_graph(classifier)
+            record_search(run, find_bounds(config, classifier, data, trainer), data)
+        record_network(run, config, classifier, data)
         try:
             say(f"training up to epoch {config.trainer.max_epochs}")
             with interruption.answering(Answer.NOTE):
@@ -82,7 +85,8 @@ def train(config: Train) -> TrainResult:
             if trainer.world_size > 1 and ("gloo" in str(error) or isinstance(error, DistError)):
                 raise RunError("the process of another device has ended: go on with ckpt_path=last") from error
             raise
-        return run.finish(classifier, data, history, evaluator)
+        assert evaluator.evaluation is not None
+        return record_result(run, config, classifier, data, history, evaluator.evaluation)
 
 
 def find_lr(config: LrFind) -> LrSearch:
@@ -103,7 +107,7 @@ def find_lr(config: LrFind) -> LrSearch:
     found = find_bounds(config, classifier, data, trainer)
     assert found is not None
     with RunFolder(config, trainer) as run:
-        run.record_search(found, data)
+        record_search(run, found, data)
     bounds = f"schedule.lr_min={found.bounds.lr_min:g} schedule.lr_max={found.bounds.lr_max:g}"
     print_once(f"train with them: the same keys behind python scripts/train.py, and {bounds}")
     return found
@@ -142,9 +146,7 @@ def evaluate(config: Evaluate) -> Evaluation:
         say(TESTING)
         trainer.test(classifier, datamodule=data, verbose=False)
         assert evaluator.evaluation is not None
-        if trainer.is_global_zero:
-            print_evaluation(evaluator.evaluation)
-        run.point_to_it()
+        record_evaluation(run, config, classifier, evaluator.evaluation)
         return evaluator.evaluation
 
 
@@ -170,7 +172,7 @@ def announce(
     print_once(f"data: {count_images(data)}")
     for remark in remark_data(data, weighted=config.classifier.class_weights is not None):
         print_once(f"note: {remark}")
-    parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
+    parameters = count_parameters(classifier)
     device = device_name(trainer.strategy.root_device)
     print_once(f"network: {config.model.title}, {parameters:,} parameters, on {device}")
     size, begun = classifier.hparams["model"].get("input_size"), has_weights(classifier.hparams["model"])

@@ -88,17 +88,41 @@ def test_tensorboard_has_scalars_pictures_graph_and_hparams() -> None:
     summary = train(*SMALL).summary
     seen = events("lightning_logs/version_0")
     tags = seen.Tags()
-    per_epoch = {f"{part}/{name}" for part in ("train", "test") for name in ("loss", "accuracy")}
-    assert set(tags["scalars"]) >= per_epoch | {"step/loss", "step/accuracy", "step/learning_rate"}
-    assert set(tags["images"]) >= {"batch", "lr_search", "curves", "confusion_matrix", "gallery/01", "gallery/10"}
+    steps = {"step/loss", "step/accuracy", "step/learning_rate", "speed/images_per_second"}
+    assert set(tags["scalars"]) == steps | {"result/test_accuracy", "result/train_seconds"}
+    pictures = {f"pictures/{name}" for name in ("batch", "lr_search", "curves", "confusion_matrix", "reliability")}
+    assert set(tags["images"]) == pictures | {f"gallery/{place:02}" for place in range(1, 11)}
     assert tags["graph"]
+    assert len(seen.Scalars("speed/images_per_second")) == 3
     assert len(seen.Scalars("step/learning_rate")) == 9  # 3 epochs of 200 images in batches of 64
     rates = [event.value for event in seen.Scalars("step/learning_rate")]
     assert max(rates) == pytest.approx(summary["lr_max"])
     assert rates.index(max(rates)) == 2  # the last step of epoch 1
     assert rates[-1] == pytest.approx(summary["lr_min"])
-    assert [event.value for event in seen.Scalars("test/accuracy")][-1] == pytest.approx(summary["test_accuracy"])
-    assert any("hp/test_accuracy" in tag for tag in tags["scalars"])
+
+
+def test_tensorboard_shows_training_and_test_in_one_chart_and_each_epoch_once() -> None:
+    summary = train(*SMALL, *GIVEN).summary
+    for part in ("train", "test"):
+        seen = events(f"lightning_logs/version_0/{part}")
+        assert set(seen.Tags()["scalars"]) == {"epoch/loss", "epoch/accuracy"}
+        accuracy = seen.Scalars("epoch/accuracy")
+        assert [event.step for event in accuracy] == [2, 5, 8]  # of the last of an epoch's three, counted from 0
+        assert accuracy[-1].value == pytest.approx(summary[f"{part}_accuracy"])
+
+
+def test_tensorboard_tells_configuration_layers_result_and_ten_hyperparameters() -> None:
+    summary = train(*SMALL, *GIVEN).summary
+    run = Path("lightning_logs/version_0")
+    texts = {}
+    for tag in events(str(run)).Tags()["tensors"]:
+        texts[tag.partition("/")[0]] = events(str(run)).Tensors(tag)[-1].tensor_proto.string_val[0].decode()
+    assert yaml.safe_load(texts["configuration"].strip("`\n")) == yaml.safe_load((run / "config.yaml").read_text())
+    assert f"| network | CustomResNet | 10 | {summary['parameters']} |" in texts["layers"]
+    assert f"| test accuracy | {summary['test_accuracy']:.4g} |" in texts["result"]
+    kept = yaml.safe_load((run / "hparams.yaml").read_text())
+    assert len(kept) == 10
+    assert kept == {key: summary[key] for key in kept}
 
 
 def test_small_and_lopsided_data_is_told_weighed_and_recorded(
@@ -165,8 +189,9 @@ def test_validation_split_is_watched_and_chooses_the_best_checkpoint() -> None:
     train(*SMALL, *GIVEN, "data.val_size=50")
     run = Path("lightning_logs/version_0")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
-    tags = events(str(run)).Tags()["scalars"]
-    assert "val/accuracy" in tags
+    assert {part: len(events(str(run / part)).Scalars("epoch/accuracy")) for part in ("train", "val", "test")} == {
+        "train": 3, "val": 3, "test": 1,
+    }  # fmt: skip
 
 
 def test_fast_dev_run_tries_everything_in_a_few_steps_and_leaves_nothing(

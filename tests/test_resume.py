@@ -27,7 +27,7 @@ from cifar_resnet.cli.overrides import CONFIGS
 from cifar_resnet.errors import Finished, InputError, RunError
 from cifar_resnet.interruption import Answer, Interrupted
 from cifar_resnet.lr.search import Probe
-from cifar_resnet.results import run_folder
+from cifar_resnet.results import record
 from cifar_resnet.training.classifier import ImageClassifier
 
 SMALL = [
@@ -145,9 +145,12 @@ def same(one: Any, other: Any) -> bool:
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Every scalar that TensorBoard shows of a run, with its steps; but for the time."""
-    shown = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in shown.Tags()["scalars"] if "second" not in tag]
-    return {tag: [(event.step, event.value) for event in shown.Scalars(tag)] for tag in tags}
+    found = {}
+    for part in filter(Path.is_dir, (run, run / "train", run / "val", run / "test")):
+        shown = EventAccumulator(str(part), size_guidance={"scalars": 0}).Reload()
+        tags = [tag for tag in shown.Tags()["scalars"] if "second" not in tag]
+        found |= {f"{part.name}/{tag}": [(event.step, event.value) for event in shown.Scalars(tag)] for tag in tags}
+    return found
 
 
 def figures(run: Path) -> dict[str, Any]:
@@ -201,7 +204,7 @@ def test_a_signal_ends_a_run_where_nothing_is_lost(
         (ImageClassifier, "test_step", 1, 1),
         (Evaluator, "on_test_epoch_end", 1, 1),
         (MisclassifiedGallery, "on_test_epoch_end", 1, 1),
-        (run_folder, "write_report", 1, 1),
+        (record, "write_report", 1, 1),
     ],
 )
 def test_a_kill_at_any_moment_loses_nothing(

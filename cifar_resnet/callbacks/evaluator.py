@@ -46,4 +46,4 @@ class Evaluator(Callback):
             figure = draw(self.evaluation)
             figure.savefig(folder / f"{name}.png")
             if isinstance(trainer.logger, TensorBoardLogger):
-                trainer.logger.experiment.add_figure(name, figure, trainer.global_step)
+                trainer.logger.experiment.add_figure(f"pictures/{name}", figure, trainer.global_step)

@@ -47,6 +47,7 @@ class History(Callback):
         self.resumed = 0
         self._clock: float | None = None  # when it was started; None while it stands still
         self._before = 0.0  # seconds, when the epoch began
+        self._images_before = 0
         self._evaluated = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,7 +55,7 @@ class History(Callback):
         if self._clock is not None:
             self._stop()
             self._start()
-        kept = {name: getattr(self, name) for name in ("images", "seconds", "resumed", "_before")}
+        kept = {name: getattr(self, name) for name in ("images", "seconds", "resumed", "_before", "_images_before")}
         return kept | {"epochs": [asdict(epoch) for epoch in self.epochs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -65,7 +66,7 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where the epoch begins."""
-        self._before, self._evaluated = self.seconds, False
+        self._before, self._images_before, self._evaluated = self.seconds, self.images, False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock; stop a training that has diverged, as seen from the last step whose loss was logged.
@@ -92,7 +93,7 @@ class History(Callback):
         self._evaluated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep and print the epoch's figures.
+        """Keep, print and log the epoch's figures.
 
         Raises:
             RunError: the loss is not finite any more.
@@ -107,6 +108,7 @@ class History(Callback):
         number, seconds = trainer.current_epoch + 1, self.seconds - self._before
         epoch = Epoch(number, train["loss"], train["accuracy"], val_loss, val_accuracy, seconds)
         self.epochs.append(epoch)
+        pl_module.log("speed/images_per_second", (self.images - self._images_before) / max(seconds, 1e-9))
         if trainer.is_global_zero:
             get_console().print(_line(epoch, trainer.max_epochs, name), highlight=False, soft_wrap=True)
         self._check(epoch.train_loss, trainer)
@@ -116,7 +118,7 @@ class History(Callback):
         if trainer.is_global_zero and self.epochs and isinstance(trainer.logger, TensorBoardLogger):
             figure = draw_curves(self.epochs, pl_module.hparams["validation_name"])
             figure.savefig(Path(trainer.logger.log_dir) / "curves.png")
-            trainer.logger.experiment.add_figure("curves", figure, trainer.global_step)
+            trainer.logger.experiment.add_figure("pictures/curves", figure, trainer.global_step)
 
     def _check(self, loss: float, trainer: Trainer) -> None:
         if not isfinite(loss):
@@ -149,10 +151,13 @@ def _synchronize() -> None:
 
 
 def _line(epoch: Epoch, epochs: int | None, name: str) -> str:
-    line = f"epoch {epoch.number:>3}/{epochs}  train loss {epoch.train_loss:.4f}  accuracy {epoch.train_accuracy:7.2%}"
+    def figures(part: str, loss: float, accuracy: float) -> str:
+        return f"{part} loss {loss:#9.4g}  accuracy {accuracy:7.2%}"  # of one width, whatever the loss is
+
+    line = f"epoch {epoch.number:>3}/{epochs}  {figures('train', epoch.train_loss, epoch.train_accuracy)}"
     if epoch.val_loss is not None and epoch.val_accuracy is not None:
-        line += f"   {name} loss {epoch.val_loss:.4f}  accuracy {epoch.val_accuracy:7.2%}"
-    return f"{line}   {epoch.seconds:.1f} s"
+        line += f"   {figures(name, epoch.val_loss, epoch.val_accuracy)}"
+    return f"{line}  {epoch.seconds:7.1f} s"
 
 
 def draw_curves(epochs: list[Epoch], validation_name: str) -> Figure:

@@ -2,6 +2,17 @@
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from rich.console import RenderableType
+from rich.progress import ProgressColumn, Task
+
+
+class KnownSpeedColumn(ProcessingSpeedColumn):
+    """Steps a second; nothing as long as there is but one, where Lightning writes 0.00."""
+
+    def render(self, task: Task) -> RenderableType:
+        """Return the cell."""
+        return super().render(task) if task.speed else ""
 
 
 class StepProgressBar(RichProgressBar):
@@ -23,6 +34,10 @@ class StepProgressBar(RichProgressBar):
                 name.removeprefix("step/"): value.item() for name, value in logged if name.startswith("step/")
             }
         return self._figures
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """Return what the bar consists of."""
+        return [*super().configure_columns(trainer)[:-1], KnownSpeedColumn(self.theme.processing_speed)]
 
     def _get_train_description(self, current_epoch: int) -> str:
         # Epochs count from 1, as in the line that follows each; Lightning's bar counts from 0. One width, no flicker.

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from cifar_resnet import interruption
@@ -119,8 +118,8 @@ class ResumableCheckpoint(Callback):
             raise Interrupted(self._ending)
 
     def _write_log(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.flush()
+        if trainer.logger is not None:
+            trainer.logger.save()
 
 
 def _last_checkpoint(trainer: Trainer) -> Path:

@@ -87,6 +87,13 @@ class Images(Section, extra="ignore"):
     test_share: float = Maybe(gt=0, lt=1, description="of each class, for the test where images come undivided")
     resize: bool = Maybe(description="scale images of other sizes, centre-cropped; false: refuse them")
 
+    @property
+    def title(self) -> str:
+        """What a person calls the images: their folder, their table, their name in a library."""
+        kind = self.source.target.rpartition(".")[2]
+        named_by = {"Folder": "root", "Table": "csv", "Torchvision": "name"}.get(kind)
+        return str(self.source.call[named_by]) if named_by else kind
+
 
 class Data(Images, extra="forbid"):
     source: Call = Field(description="what reads them")

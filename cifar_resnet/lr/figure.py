@@ -24,12 +24,13 @@ def draw_lr_search(bounds: Bounds, sweeps: list[list[float]]) -> Figure:
         label=f"half of the descent, at LRMAX / {bounds.lr_max / bounds.middle:.2g}",
     )  # fmt: skip
     axes.plot(bounds.valley, bounds.floor, "v", ms=9, mfc="white", mec=ORANGE, mew=2, zorder=3, label=valley)
-    for name, rate in (("LRMIN", bounds.lr_min), ("LRMAX", bounds.lr_max)):
+    # Between the two lines and above the start, where there is no curve; in rows of their own, should they be close.
+    for name, rate, side, row in (("LRMIN", bounds.lr_min, "left", 1), ("LRMAX", bounds.lr_max, "right", 2)):
         axes.axvline(rate, color=BLUE, linewidth=1.5)
         axes.annotate(
-            f"{name} {rate:.2g}", (rate, 1), xycoords=("data", "axes fraction"), xytext=(5, -14),
-            textcoords="offset points", color=BLUE, weight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            f"{name} {rate:.2g}", (rate, 1), xycoords=("data", "axes fraction"),
+            xytext=(5 if side == "left" else -5, -15 * row), textcoords="offset points", ha=side, color=BLUE,
+            weight="bold", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
     axes.set_ylim(bounds.floor - 0.15 * descent, bounds.start + 0.35 * descent)
     axes.set_title(f"{bounds.verdict}: the smoothed loss falls from {bounds.start:.2f} to {bounds.floor:.2f}")

@@ -1,51 +1,69 @@
 """The report of a run: everything that its folder holds, as one page that can be sent to a colleague."""
 
 import base64
+import io
 import json
 from collections.abc import Mapping
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from omegaconf import OmegaConf
+from PIL import Image
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
-    """Write ``report.html`` into the folder of a finished training run, and return its path.
+    """Write ``report.html`` into the folder of a finished run, and return its path.
 
     The page is complete in itself: pictures and style are inside, it has no script and asks nothing of any network.
 
     Args:
         folder: holds ``config.yaml``, ``evaluation.json``, ``confusion_matrix.png`` and ``reliability.png``;
-            ``gallery.png`` and ``gallery.json`` where there were errors; ``batch.png`` and ``curves.png`` where epochs
-            were trained; ``lr_find.json`` and ``lr_find.png`` where the bounds were searched for.
-        summary: what ``summary.json`` will hold.
+            ``gallery.png``, ``gallery.json``, ``errors.csv`` and ``errors.html`` where there were errors; ``batch.png``
+            and ``curves.png`` where epochs were trained; ``lr_find.json`` and ``lr_find.png`` where the bounds were
+            searched for.
+        summary: what ``summary.json`` will hold; of an evaluation, network, data, parameters, device, precision,
+            versions and remarks alone.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "percent": lambda share: "–" if share is None else f"{share:.2%}",
         "grouped": "{:,}".format,
         "duration": _duration,
-        "picture": lambda name: f"data:image/png;base64,{base64.b64encode((folder / name).read_bytes()).decode()}",
+        "picture": lambda name: _data_url((folder / name).read_bytes()),
+        "columns": lambda name, count: _columns(folder / name, count),
     }
-    configuration = (folder / "config.yaml").read_text()
-    page = environment.from_string(TEMPLATE.read_text()).render(
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         run=folder.resolve().name,
         day=date.today().isoformat(),
-        config=OmegaConf.create(configuration),
-        configuration=configuration,
+        configuration=(folder / "config.yaml").read_text(),
         summary=summary,
         evaluation=_json(folder / "evaluation.json"),
         search=_json(folder / "lr_find.json"),
         gallery=_json(folder / "gallery.json"),
-        pictures={file.name for file in folder.glob("*.png")},
+        files={file.name for file in folder.iterdir()},
     )
     report = folder / "report.html"
     report.write_text(page, encoding="utf-8")
     return report
+
+
+def _columns(file: Path, count: int) -> list[str]:
+    """Return the columns of a sheet of cards, so that they can stand below each other where there is little room."""
+    parts = []
+    with Image.open(file) as sheet:
+        for left, right in pairwise(round(sheet.width * edge / count) for edge in range(count + 1)):
+            part = io.BytesIO()
+            sheet.crop((left, 0, right, sheet.height)).save(part, "PNG")
+            parts.append(_data_url(part.getvalue()))
+    return parts
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _json(file: Path) -> Any:

@@ -252,7 +252,9 @@ def test_a_checkpoint_is_evaluated_end_to_end(tmp_path: Path) -> None:
     assert json.loads((run / "gallery.json").read_text())["errors"] == evaluation.errors
     for name in ("confusion_matrix", "reliability", "gallery"):
         assert Image.open(run / f"{name}.png").format == "PNG"
-    assert {"confusion_matrix", "reliability"} <= set(EventAccumulator(str(run)).Reload().Tags()["images"])
+    assert {"pictures/confusion_matrix", "pictures/reliability"} <= set(
+        EventAccumulator(str(run)).Reload().Tags()["images"]
+    )
 
 
 def test_a_checkpoint_without_errors_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def test_it_shows_the_pixels_that_training_gets(tmp_path: Path) -> None:
     rows = [0, 2, 3, 5, 6, 8, 9, 11]
     shown = cells(picture, 8, top=16 + 52 + 4 * 166 + 20 + 52 + 22)
     assert all(np.array_equal(one, test[row]) for one, row in zip(shown, rows, strict=True))
-    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["batch"]
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["pictures/batch"]
 
 
 def test_training_is_the_same_with_and_without_it(tmp_path: Path) -> None:

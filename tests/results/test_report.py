@@ -23,6 +23,8 @@ data: {source: {_target_: cifar_resnet.data.folder.Folder, root: 'a<b>&c'}}
 """
 SUMMARY = {
     "network": "CustomResNet",
+    "data": "a<b>&c",
+    "precision": "32-true",
     "train_accuracy": 0.9876,
     "epochs": 3,
     "train_seconds": 3725.0,
@@ -45,6 +47,8 @@ def make_run(folder: Path, predicted: tuple[int, ...] = (0, 1, 1, 0), labels: tu
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation)))
     (folder / "lr_find.json").write_text(json.dumps({"seconds": 12.34}))
+    shown = [{"file": None}]
+    (folder / "gallery.json").write_text(json.dumps({"columns": 2, "shown": shown}))
     for number, name in enumerate(PICTURES):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"{name}.png")
     return folder
@@ -152,3 +156,38 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
 def test_times_are_said_as_one_says_them(tmp_path: Path, seconds: float, said: str) -> None:
     run = make_run(tmp_path)
     assert said in Page(write_report(run, SUMMARY | {"train_seconds": seconds}).read_text()).text
+
+
+def test_the_sheet_of_cards_is_shown_column_by_column(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    sheet = Image.new("RGB", (9, 4), "red")
+    sheet.paste("blue", (5, 0, 9, 4))
+    sheet.save(run / "gallery.png")
+    html = write_report(run, SUMMARY).read_text()
+    shown = [
+        attributes for tag, attributes in Page(html).elements if tag == "img" and "column" in str(attributes["alt"])
+    ]
+    parts = [Image.open(io.BytesIO(base64.b64decode(str(each["src"]).partition(",")[2]))) for each in shown]
+    assert [part.size[1] for part in parts] == [4, 4]
+    assert sum(part.size[0] for part in parts) == 9
+    assert [part.getpixel((part.size[0] - 1, 0)) for part in parts] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_page_leads_to_the_page_of_all_errors_where_there_is_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert "errors.html" not in write_report(run, SUMMARY).read_text()
+    (run / "errors.html").write_text("")
+    links = [attributes for tag, attributes in Page(write_report(run, SUMMARY).read_text()).elements if tag == "a"]
+    assert [each["href"] for each in links] == ["errors.html"]
+
+
+def test_an_evaluation_has_a_report_without_what_was_trained(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for name in ("curves.png", "batch.png", "lr_find.png", "lr_find.json"):
+        (run / name).unlink()
+    kept = ("network", "data", "parameters", "device", "precision", "remarks", "versions")
+    text = Page(write_report(run, {key: SUMMARY[key] for key in kept}).read_text()).text
+    assert "50.00% of 4 test images" in text
+    assert "How it learned" not in text
+    assert "Timing" not in text
+    assert "precision32-true" in text
