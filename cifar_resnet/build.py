@@ -136,6 +136,7 @@ def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False
         **config.classifier.model_dump() | {"class_weights": weights},
         image_size=data.image_size,
         validation_name=data.validation_name,
+        flip=data.flip,
     )
     classifier.hparams["model"] = model
     return classifier

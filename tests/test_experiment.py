@@ -231,13 +231,14 @@ def test_the_search_runs_on_the_trainers_own_device(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_checkpoint_of_an_earlier_version_is_evaluated(tmp_path: Path) -> None:
-    """Before, checkpoints had no sum of their contents, and the name of the watched part under another key."""
+    """Before, checkpoints had no sum of their contents, the name of the watched part under another key, and no flip."""
     run = train(*SMALL, *GIVEN)
     assert run.folder is not None
     checkpoint = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)
     del checkpoint["sha256"]
     parameters = checkpoint["hyper_parameters"]
     parameters["watched"] = parameters.pop("validation_name")
+    del parameters["flip"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
     evaluation = evaluate("ckpt=old.ckpt", "data=digits", "trainer.accelerator=cpu", "gallery.count=0")
     assert evaluation.accuracy.value == run.accuracy

@@ -57,7 +57,7 @@ function read() {
     predicted: place(classes, "predicted"),
     image: place(rows.index.map(String), "image"),
     map: maps && Object.hasOwn(MAPS, given.get("map")) ? given.get("map") : "off",
-    view: rows.label_rank && given.get("view") === "labels" ? "labels" : "errors",
+    view: given.get("view") === "labels" ? "labels" : "errors",
   };
 }
 
@@ -273,8 +273,9 @@ function openImage(state) {
     ["test image", rows.index[place]],
     ["confidence rank", `${count(place + 1)} of ${count(everything.length)}`],
     ["loss", rows.loss[place].toFixed(2)],
-    ...(rows.label_rank ? [["label to check", `${count(rows.label_rank[place])} of ${count(everything.length)}`]] : []),
+    ["label to check", `number ${count(rows.label_rank[place])}`],
     ...(rows.file ? [["file", rows.file[place]]] : []),
+    ...(rows.neighbours ? [["nearest training images", rows.neighbours[place].join("\n")]] : []),
   ];
   $("facts").replaceChildren(bar(said, "predicted", rows.predicted_probability[place]), bar(is, "true", rows.true_probability[place]),
     make("dl", {}, ...facts.map(([name, value]) => fact(name, value))));
@@ -305,7 +306,6 @@ function buildTools() {
   $("all").onclick = () => go({ true: null, predicted: null });
   $("previous").onclick = () => turn(-1);
   $("next").onclick = () => turn(1);
-  $("tabs").hidden = !rows.label_rank;
   for (const view of ["errors", "labels"]) $(`tab-${view}`).onclick = () => go({ view });
   for (const button of document.querySelectorAll("[data-close]")) button.onclick = () => button.closest("dialog").close();
   document.querySelector("[data-help]").onclick = () => $("help").showModal();

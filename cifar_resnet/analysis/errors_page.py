@@ -17,6 +17,7 @@ from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d
 
 from cifar_resnet.analysis.gradcam import Explanation
+from cifar_resnet.analysis.labels import LabelCheck
 from cifar_resnet.analysis.misclassified import Misclassified
 from cifar_resnet.data.files import printable
 
@@ -30,6 +31,7 @@ FINEST_MAP = 16  # in cells, of the side of a map in the page; finer ones are av
 def write_errors_page(
     path: Path,
     errors: Sequence[Misclassified],
+    checks: Sequence[LabelCheck],
     images: Sequence[np.ndarray],
     explanation: Explanation,
     confusion: np.ndarray,
@@ -40,6 +42,7 @@ def write_errors_page(
     Args:
         path: the file; the name of its folder, the run, stands in the page.
         errors: those to show, at least one, the most confident first.
+        checks: of the errors' labels.
         images: of the errors, squares uint8 ``[H, H, 3]`` of any size.
         explanation: a map for the predicted and one for the true class of each, ``[2, E, h, w]``, of any size.
         confusion: how many of all test images, by true class (row) and predicted class (column).
@@ -58,7 +61,7 @@ def write_errors_page(
         data={
             "classes": [printable(name) for name in classes],
             "confusion": confusion.tolist(),
-            "rows": _rows(errors),
+            "rows": _rows(errors, checks),
             "side": side,
             "columns": columns,
             "maps": _maps(explanation),
@@ -68,7 +71,7 @@ def write_errors_page(
     path.write_text(page, encoding="utf-8")
 
 
-def _rows(errors: Sequence[Misclassified]) -> dict[str, list[Any]]:
+def _rows(errors: Sequence[Misclassified], checks: Sequence[LabelCheck]) -> dict[str, list[Any]]:
     """Return the table of errors column by column, which is shorter than row by row."""
     rows: dict[str, list[Any]] = {
         "index": [error.index for error in errors],
@@ -77,11 +80,11 @@ def _rows(errors: Sequence[Misclassified]) -> dict[str, list[Any]]:
         "true_probability": [round(error.true_probability, 5) for error in errors],
         "predicted_probability": [round(error.predicted_probability, 5) for error in errors],
         "loss": [round(error.loss, 4) for error in errors],
+        "label_rank": [check.rank for check in checks],
     }
-    for name in ("file", "label_rank"):  # which not every run has
-        column = [getattr(error, name) for error in errors]
-        rows |= {} if None in column else {name: column}
-    return rows
+    files, neighbours = [error.file for error in errors], [check.neighbours for check in checks]
+    rows |= {} if None in files else {"file": files}  # which not every run has
+    return rows | ({"neighbours": neighbours} if all(neighbours) else {})
 
 
 def _sprite(images: Sequence[np.ndarray]) -> tuple[str, int, int]:

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar_resnet.analysis.labels import LabelCheck
 from cifar_resnet.data.files import printable
 
-COLUMNS = ("rank", "index", "file", "true", "predicted", "true_probability", "predicted_probability", "loss")
+COLUMNS = (
+    *("rank", "index", "file", "true", "predicted", "true_probability", "predicted_probability", "loss"),
+    *("label_rank", "neighbours"),
+)
 """Of the table of all errors, in this order."""
 
 FORMULA = tuple("=+-@＝＋－＠")  # what a spreadsheet runs begins with one of these
@@ -27,7 +31,6 @@ class Misclassified:
         true, predicted: the two classes, as labels.
         true_probability, predicted_probability: what the network gives them, 0 to 1.
         loss: minus the natural logarithm of the true class's probability.
-        label_rank: how likely it is that the label is wrong, from 1, the likeliest; None where that was not asked.
     """
 
     rank: int
@@ -38,7 +41,6 @@ class Misclassified:
     true_probability: float
     predicted_probability: float
     loss: float
-    label_rank: int | None = None
 
 
 def find_misclassified(
@@ -103,17 +105,20 @@ def _turns(errors: Sequence[Misclassified]) -> dict[int, int]:
     return turns
 
 
-def write_errors_table(errors: Sequence[Misclassified], classes: Sequence[str], path: Path) -> None:
-    """Write `COLUMNS` of all errors as CSV in UTF-8.
+def write_errors_table(
+    errors: Sequence[Misclassified], checks: Sequence[LabelCheck], classes: Sequence[str], path: Path
+) -> None:
+    """Write `COLUMNS` of all errors, and of the check of each one's label, as CSV in UTF-8.
 
     A spreadsheet runs what begins like a formula: a name that does has an apostrophe before it, its sign for text.
     """
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
-        for error in errors:
+        for error, check in zip(errors, checks, strict=True):
             names = {"true": classes[error.true], "predicted": classes[error.predicted], "file": error.file or ""}
-            row = vars(error) | {column: _as_text(name) for column, name in names.items()}
+            names["neighbours"] = "; ".join(check.neighbours)
+            row = vars(error) | {"label_rank": check.rank} | {name: _as_text(text) for name, text in names.items()}
             table.writerow(f"{row[name]:.6g}" if isinstance(row[name], float) else row[name] for name in COLUMNS)
 
 

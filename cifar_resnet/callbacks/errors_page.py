@@ -9,8 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cifar_resnet.analysis.drawing import middle_square
 from cifar_resnet.analysis.errors_page import LARGEST_SIDE, write_errors_page
 from cifar_resnet.analysis.gradcam import explain_images
+from cifar_resnet.analysis.labels import check_labels
 from cifar_resnet.analysis.misclassified import write_errors_table
 from cifar_resnet.callbacks.outputs import OutputCollector
+from cifar_resnet.messages import say
 from cifar_resnet.training.classifier import ImageClassifier
 
 
@@ -39,14 +41,20 @@ class ErrorsPage(Callback):
         errors = self.outputs.misclassified(test.files)
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write_errors_table(errors, pl_module.classes, folder / "errors.csv")
-        errors = errors[: self.limit]
-        if not errors:
-            return
         images = test.images[[error.index for error in errors]]
-        targets = [[error.predicted for error in errors], [error.true for error in errors]]
-        explanation = explain_images(pl_module, images, targets, self.layer, self.method, enlarge=False)
+        labels = [error.true for error in errors]
+        say(f"looking through {len(errors):,} errors and their labels")
+        training = trainer.datamodule.train  # type: ignore[attr-defined]
+        checks = check_labels(pl_module, images, labels, training) if errors else []
+        write_errors_table(errors, checks, pl_module.classes, folder / "errors.csv")
+        shown = errors[: self.limit]
+        if not shown:
+            return
+        targets = [[error.predicted for error in shown], [error.true for error in shown]]
+        explanation = explain_images(pl_module, images[: self.limit], targets, self.layer, self.method, enlarge=False)
         confusion = np.zeros((len(pl_module.classes),) * 2, np.int64)
         np.add.at(confusion, (self.outputs.labels, self.outputs.probabilities.argmax(dim=1)), 1)
-        pictures = [middle_square(test.whole(error.index, 2 * LARGEST_SIDE)) for error in errors]
-        write_errors_page(folder / "errors.html", errors, pictures, explanation, confusion, pl_module.classes)
+        pictures = [middle_square(test.whole(error.index, 2 * LARGEST_SIDE)) for error in shown]
+        write_errors_page(
+            folder / "errors.html", shown, checks[: self.limit], pictures, explanation, confusion, pl_module.classes
+        )

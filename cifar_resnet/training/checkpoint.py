@@ -46,6 +46,7 @@ class Hyperparameters(schema.Classifier, schema.Schedule):
     max_epochs: int = Field(ge=1, le=10_000)
     image_size: ImageSize = 32
     validation_name: Literal["val", "test"]
+    flip: bool = False
 
     @model_validator(mode="after")
     def _has_a_weight_a_class(self) -> Self:

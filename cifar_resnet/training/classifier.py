@@ -56,6 +56,7 @@ class ImageClassifier(LightningModule):
         compile, compile_mode: whether ``torch.compile`` compiles the network, and its ``mode``.
         image_size: side of the images in pixels, for networks that take an argument of this name.
         validation_name: under which the validation loop logs, ``val`` or ``test``.
+        flip: whether it is trained on mirror images too, so that they have the class of the image.
     """
 
     mean: Tensor
@@ -84,6 +85,7 @@ class ImageClassifier(LightningModule):
         compile_mode: str = "default",
         image_size: int = 32,
         validation_name: str = "test",
+        flip: bool = False,
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
+from cifar_resnet.analysis.labels import LabelCheck
 from cifar_resnet.analysis.misclassified import COLUMNS, Misclassified, choose, find_misclassified, write_errors_table
 
 FEW = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -26,6 +27,10 @@ def drawn(seed: int, size: int, classes: int) -> tuple[np.ndarray, np.ndarray, l
     return probabilities, labels, find_misclassified(probabilities, losses, labels)
 
 
+def checks(errors: list[Misclassified], name: str = "a") -> list[LabelCheck]:
+    return [LabelCheck(len(errors) - place, (name, "b")) for place in range(len(errors))]
+
+
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -36,7 +41,7 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_the_table_gives_scikit_learns_figures(tmp_path: Path, seed: int, size: int, classes: int) -> None:
     probabilities, labels, errors = drawn(seed, size, classes)
     names = [f"class {label}" for label in range(classes)]
-    write_errors_table(errors, names, tmp_path / "errors.csv")
+    write_errors_table(errors, checks(errors), names, tmp_path / "errors.csv")
     rows = read(tmp_path / "errors.csv")
     expected = confusion_matrix(labels, probabilities.argmax(1), labels=range(classes))
     pairs = Counter((row["true"], row["predicted"]) for row in rows)
@@ -50,6 +55,7 @@ def test_the_table_gives_scikit_learns_figures(tmp_path: Path, seed: int, size: 
         assert float(row["predicted_probability"]) == pytest.approx(given_.max(), rel=1e-5)
         assert float(row["true_probability"]) == pytest.approx(given_[0, labels[index]], rel=1e-5)
     assert [int(row["rank"]) for row in rows] == list(range(1, len(rows) + 1))
+    assert [int(row["label_rank"]) for row in rows] == list(range(len(rows), 0, -1))
     confidences = [float(row["predicted_probability"]) for row in rows]
     assert confidences == sorted(confidences, reverse=True)
 
@@ -61,11 +67,11 @@ NAMES = st.text(st.characters(), min_size=1)  # lone surrogates too: undecodable
 @given(file=NAMES, true=NAMES, predicted=NAMES)
 def test_any_name_is_one_cell_that_no_spreadsheet_runs(tmp_path: Path, file: str, true: str, predicted: str) -> None:
     errors = find_misclassified(np.array([[0.2, 0.8]]), np.array([1.6]), np.array([0]), [file])
-    write_errors_table(errors, [true, predicted], tmp_path / "errors.csv")
+    write_errors_table(errors, checks(errors, file), [true, predicted], tmp_path / "errors.csv")
     assert len((tmp_path / "errors.csv").read_bytes().splitlines()) == 2
     (row,) = read(tmp_path / "errors.csv")
     assert list(row) == list(COLUMNS)
-    for column, name in (("file", file), ("true", true), ("predicted", predicted)):
+    for column, name in (("file", file), ("true", true), ("predicted", predicted), ("neighbours", f"{file}; b")):
         assert row[column][0] not in "=+-@\t\r\n"
         if name.isprintable():
             assert row[column].removeprefix("'") == name.removeprefix("'")
@@ -74,17 +80,17 @@ def test_any_name_is_one_cell_that_no_spreadsheet_runs(tmp_path: Path, file: str
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "＝1"])
 def test_a_name_like_a_formula_is_marked_as_text(tmp_path: Path, name: str) -> None:
     errors = find_misclassified(np.array([[0.2, 0.8]]), np.array([1.6]), np.array([0]), [name])
-    write_errors_table(errors, [name, "plain"], tmp_path / "errors.csv")
+    write_errors_table(errors, checks(errors), [name, "plain"], tmp_path / "errors.csv")
     (row,) = read(tmp_path / "errors.csv")
     assert (row["file"], row["true"], row["predicted"]) == (f"'{name}", f"'{name}", "plain")
 
 
 def test_images_without_files_leave_their_cell_empty(tmp_path: Path) -> None:
     errors = find_misclassified(np.array([[0.2, 0.8]]), np.array([1.6]), np.array([0]))
-    write_errors_table(errors, ["cat", "dog"], tmp_path / "errors.csv")
+    write_errors_table(errors, [LabelCheck(1, ())], ["cat", "dog"], tmp_path / "errors.csv")
     assert read(tmp_path / "errors.csv") == [
         {"rank": "1", "index": "0", "file": "", "true": "cat", "predicted": "dog", "true_probability": "0.2",
-         "predicted_probability": "0.8", "loss": "1.6"}
+         "predicted_probability": "0.8", "loss": "1.6", "label_rank": "1", "neighbours": ""}
     ]  # fmt: skip
 
 

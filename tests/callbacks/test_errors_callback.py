@@ -14,16 +14,19 @@ import torch
 from conftest import make_classifier, make_data, make_trainer
 
 from cifar_resnet.analysis.gradcam import explain_images
+from cifar_resnet.analysis.labels import check_labels
 from cifar_resnet.callbacks.errors_page import ErrorsPage
 from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.training.classifier import ImageClassifier
 
 
-def run(folder: Path, data: ImageDataModule, model: str | None = None, **options: Any) -> ImageClassifier:
+def run(
+    folder: Path, data: ImageDataModule, model: str | None = None, flip: bool = False, **options: Any
+) -> ImageClassifier:
     """Test a classifier with the page, and return it."""
     outputs = OutputCollector()
-    classifier = make_classifier(data, **({"model": {"_target_": model}} if model else {}))
+    classifier = make_classifier(data, flip=flip, **({"model": {"_target_": model}} if model else {}))
     trainer = make_trainer(folder, callbacks=[ErrorsPage(outputs, **options), outputs])
     trainer.test(classifier, datamodule=data, verbose=False)
     return classifier
@@ -106,3 +109,28 @@ def test_without_errors_there_is_a_table_without_rows_and_no_page(tmp_path: Path
     run(tmp_path, data)
     assert table(tmp_path) == []
     assert not (tmp_path / "errors.html").exists()
+
+
+def test_labels_are_ranked_and_named_beside_their_nearest_training_images(tmp_path: Path) -> None:
+    data = make_data(test=60)
+    assert data.train is not None
+    data.train = replace(data.train, files=tuple(f"train/{index}.png" for index in range(len(data.train))))
+    classifier = run(tmp_path, data, flip=True)
+    rows = table(tmp_path)
+    images, labels = (
+        data.test.images[[int(row["index"]) for row in rows]],
+        [data.classes.index(row["true"]) for row in rows],
+    )
+    checks = check_labels(classifier, images, labels, data.train)
+    assert [int(row["label_rank"]) for row in rows] == [check.rank for check in checks]
+    assert [row["neighbours"] for row in rows] == ["; ".join(check.neighbours) for check in checks]
+    assert page(tmp_path)["rows"]["neighbours"] == [list(check.neighbours) for check in checks]
+
+
+def test_without_the_training_images_labels_are_ranked_without_neighbours(tmp_path: Path) -> None:
+    data = make_data(test=60)
+    data.train = None
+    run(tmp_path, data)
+    assert sorted(int(row["label_rank"]) for row in table(tmp_path)) == list(range(1, len(table(tmp_path)) + 1))
+    assert {row["neighbours"] for row in table(tmp_path)} == {""}
+    assert "neighbours" not in page(tmp_path)["rows"]
