@@ -79,6 +79,8 @@ def train(config: Train) -> TrainResult:
             say(f"training up to epoch {config.trainer.max_epochs}")
             with interruption.answering(Answer.NOTE):
                 trainer.fit(classifier, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
+            if run.logger is not None:
+                run.logger.complete.add(data.validation_name)
             say(TESTING)
             trainer.test(classifier, datamodule=data, verbose=False)
         except RuntimeError as error:

@@ -23,6 +23,9 @@ class RunLogger(TensorBoardLogger):
     TensorBoard draws in one chart what has the same tag in several runs. So ``train/loss`` and ``test/loss`` become
     ``epoch/loss`` of the folders ``train`` and ``test`` inside the run's, and its first group shows accuracy and loss.
 
+    Attributes:
+        complete: of which images nothing more is charted, since each epoch is there and the test would repeat the last.
+
     Args:
         folder: of the run, ``.../lightning_logs/version_N``.
         purge_step: TensorBoard forgets what an earlier process logged for this step and later ones.
@@ -36,6 +39,7 @@ class RunLogger(TensorBoardLogger):
             default_hp_metric=False,
             purge_step=purge_step,
         )
+        self.complete: set[str] = set()
         self._purge_step = purge_step
         self._writers: dict[str, SummaryWriter] = {}
 
@@ -47,7 +51,7 @@ class RunLogger(TensorBoardLogger):
             part, _, figure = name.partition("/")
             if part not in PARTS:
                 others[name] = value
-            else:
+            elif part not in self.complete:
                 self._writer(part).add_scalar(f"epoch/{figure}", value, step)
         others.pop("epoch", None)  # Lightning adds the number of the epoch to all that it logs
         super().log_metrics(others, step)

@@ -157,8 +157,8 @@ class ImageClassifier(LightningModule):
         return self._evaluate(self.test_metrics, batch)
 
     def on_test_epoch_end(self) -> None:
-        """Log loss and accuracy of the test images; not to a chart that has them already, after each epoch."""
-        self._log_epoch("test", self.test_metrics, logger=self.hparams["validation_name"] != "test")
+        """Log loss and accuracy of the test images."""
+        self._log_epoch("test", self.test_metrics)
 
     def _evaluate(self, metrics: MetricCollection, batch: "Batch") -> Tensor:
         images, labels = batch
@@ -172,8 +172,8 @@ class ImageClassifier(LightningModule):
         metrics["loss"].update(losses.detach())  # a weight would be a copy to the device, which the host waits for
         metrics["accuracy"].update(logits.detach().argmax(dim=1), labels)
 
-    def _log_epoch(self, name: str, metrics: MetricCollection, logger: bool = True) -> None:
-        self.log_dict({f"{name}/{key}": value for key, value in metrics.compute().items()}, logger=logger)
+    def _log_epoch(self, name: str, metrics: MetricCollection) -> None:
+        self.log_dict({f"{name}/{key}": value for key, value in metrics.compute().items()})
         metrics.reset()
 
     def make_optimizer(self, lr: float) -> Optimizer:
