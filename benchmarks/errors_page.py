@@ -1,7 +1,7 @@
 """Seconds in which the page of errors is made, beside those of an evaluation, its size, and seconds until it is open.
 
-The network is untrained, so that there are enough errors; maps of a trained one take as long. Each turn tests it on all
-images, which is the evaluation, and makes a page of as many errors as ``--errors`` says.
+Each turn tests a trained network on the test images, which is the evaluation, and leaves table and page of its errors:
+the maps of both classes, the check of the labels, for which all training images are looked at once, and the rest.
 """
 
 import functools
@@ -12,40 +12,56 @@ from pathlib import Path
 from typing import Any
 
 import measure
-from lightning.pytorch import LightningModule, Trainer
 
 from cifar_resnet import build
-from cifar_resnet.callbacks.errors_page import ErrorsPage
+from cifar_resnet.callbacks import errors_page
 from cifar_resnet.callbacks.outputs import OutputCollector
+from cifar_resnet.cli.command import compose
 from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.training.checkpoint import load_classifier
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # the tests drive a browser too
 
 
-class TimedPage(ErrorsPage):
-    """Notes how long it took."""
+def time_calls(owner: Any, name: str, seconds: dict[str, float]) -> None:
+    """Have what is called by this name note how long it takes."""
+    called = getattr(owner, name)
 
-    seconds = 0.0
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the page, and time it."""
+    def call(*arguments: Any, **options: Any) -> Any:
         started = time.perf_counter()
-        super().on_test_epoch_end(trainer, pl_module)
-        self.seconds = time.perf_counter() - started
+        result = called(*arguments, **options)
+        seconds[name] = time.perf_counter() - started
+        return result
+
+    setattr(owner, name, call)
 
 
-def make_page(data: ImageDataModule, width: int, errors: int, precision: str, folder: Path) -> dict[str, Any]:
-    """Test a network once; return the seconds of evaluation and page, and the MB of the page."""
-    config = measure.training_configuration(str(folder), {"model.width": width})
+def make_page(data: ImageDataModule, ckpt: str, precision: str, folder: Path) -> dict[str, float]:
+    """Test a network once; return the seconds of the evaluation and of what follows it, and the MB of the page."""
+    config = compose("evaluate", f"ckpt={ckpt}", f"trainer.default_root_dir={folder}")
     build.prepare(config.seed)
-    outputs = OutputCollector()
-    page = TimedPage(outputs, errors)
+    classifier, outputs, seconds = load_classifier(ckpt), OutputCollector(), dict[str, float]()
+    page = errors_page.ErrorsPage(outputs)
+    time_calls(page, "on_test_epoch_end", seconds)
+    originals = {name: getattr(errors_page, name) for name in ("explain_images", "check_labels")}
+    for name in originals:
+        time_calls(errors_page, name, seconds)
     trainer = build.build_trainer(config, [outputs, page], precision)
     started = time.perf_counter()
-    trainer.test(build.build_classifier(config, data), datamodule=data, verbose=False)
-    evaluation = time.perf_counter() - started - page.seconds
-    size = Path(trainer.log_dir, "errors.html").stat().st_size / 1e6  # type: ignore[arg-type]
-    return {"evaluation": evaluation, "page": page.seconds, "megabytes": size, "opening": opening(trainer.log_dir)}
+    trainer.test(classifier, datamodule=data, verbose=False)
+    whole = time.perf_counter() - started
+    vars(errors_page).update(originals)
+    assert trainer.log_dir is not None
+    maps, labels, made = seconds["explain_images"], seconds["check_labels"], seconds["on_test_epoch_end"]
+    return {
+        "evaluation": whole - made,
+        "maps": maps,
+        "labels": labels,
+        "rest": made - maps - labels,
+        "errors": len(Path(trainer.log_dir, "errors.csv").read_text().splitlines()) - 1,
+        "MB": Path(trainer.log_dir, "errors.html").stat().st_size / 1e6,
+        "opens in": opening(trainer.log_dir),
+    }
 
 
 def opening(folder: Any) -> float:
@@ -61,37 +77,25 @@ def opening(folder: Any) -> float:
 
 def main() -> None:
     parser = measure.arguments(__doc__, repeats=3)
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--errors", type=int, nargs="+", default=[1300, 5000])
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--ckpt", nargs="+", required=True, help="of trained networks")
+    parser.add_argument("--root", required=True, help="folder of train/CLASS and test/CLASS")
     parser.add_argument("--precision", default="32-true")
-    measure.add_root(parser)
     options = parser.parse_args()
-    images, origin = measure.images(options.root, options.images)
-    data = measure.image_data(images, images)
-    rows, figures = [], {}
+    data = build.build_data(compose("train", "data=folder", f"data.root={options.root}"), 1)
+    data.setup()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         tasks = {
-            (width, errors): functools.partial(make_page, data, width, errors, options.precision, Path(folder))
-            for width in options.widths
-            for errors in options.errors
+            ckpt: functools.partial(make_page, data, ckpt, options.precision, Path(folder)) for ckpt in options.ckpt
         }
-        for (width, errors), turns in measure.in_turn(tasks, options.repeats).items():
-            values = {name: [turn[name] for turn in turns] for name in turns[0]}
-            ratio = [page / evaluation for page, evaluation in zip(values["page"], values["evaluation"], strict=True)]
-            figures[f"width {width}, {errors} errors"] = values | {"ratio": ratio}
-            rows.append(
-                {
-                    "width": width,
-                    "errors": f"{errors:,}",
-                    "evaluation, s": measure.spread(values["evaluation"], 1),
-                    "page, s": measure.spread(values["page"], 1),
-                    "page / evaluation": measure.spread(ratio, 2),
-                    "MB": f"{values['megabytes'][0]:.1f}",
-                    "opens in, s": measure.spread(values["opening"], 2),
-                }
-            )
-    title = f"{options.images:,} images ({origin}), {options.precision}, n = {options.repeats}"
+        figures = measure.in_turn(tasks, options.repeats)
+    for ckpt, turns in figures.items():
+        ratios = [turn["maps"] / turn["evaluation"] for turn in turns]
+        row = {"network": ckpt, "errors": f"{turns[0]['errors']:,}", "MB": f"{turns[0]['MB']:.1f}"}
+        for name in ("evaluation", "maps", "labels", "rest", "opens in"):
+            row[f"{name}, s"] = measure.spread([turn[name] for turn in turns], 1)
+        rows.append(row | {"maps / evaluation": measure.spread(ratios, 2)})
+    title = f"{options.root}, {options.precision}, n = {options.repeats}"
     measure.report("errors_page", title, rows, figures, options)
 
 

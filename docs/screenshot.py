@@ -1,18 +1,18 @@
-"""Save what a headless Chromium shows of a page, or of TensorBoard's image tab once the gallery is there.
+"""Save what a headless Chromium shows of a page, or of TensorBoard once the gallery of a run is there.
 
     python docs/screenshot.py lightning_logs docs/tensorboard.png
+    python docs/screenshot.py "lightning_logs#images&tagFilter=gallery" gallery.png
     python docs/screenshot.py lightning_logs/version_0/errors.html#true=cat docs/errors.png
 
 Everything stays on this machine: TensorBoard listens on the loopback address, and the browser opens nothing else.
 """
 
 import argparse
+import io
 import json
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +21,8 @@ from pathlib import Path
 
 from PIL import Image
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from chromium import BROWSER, chromium
 
 
 @contextmanager
@@ -52,27 +53,22 @@ def wait_for_gallery(address: str, seconds: float = 60) -> list[str]:
 
 
 def photograph(page: str, target: Path, size: str) -> None:
-    """Save the page as the browser shows it after ten seconds of its own time."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        sys.exit(f"screenshot.py: no browser found: install one of {', '.join(BROWSERS)}")
-    with tempfile.TemporaryDirectory() as profile:
-        command = [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-            "--virtual-time-budget=10000", f"--window-size={size}", f"--user-data-dir={profile}",
-            f"--screenshot={target}", page,
-        ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-    with Image.open(target) as picture:
-        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    small.save(target, optimize=True)
+    """Save the page as the browser shows it after some seconds, in which TensorBoard draws its charts."""
+    if BROWSER is None:
+        sys.exit("screenshot.py: no browser found: install Chromium or Chrome")
+    width, height = map(int, size.split(","))
+    with chromium() as browser:
+        browser.show(width, height)
+        browser.send("Page.navigate", url=page)
+        time.sleep(10)
+        picture = Image.open(io.BytesIO(browser.screenshot()))
+    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "source", help="folder of TensorBoard's logs, or an .html file, with the part after # if wanted"
+        "source", help="folder of TensorBoard's logs, or an .html file, with the part of the address after # if wanted"
     )
     parser.add_argument("target", type=Path, help="PNG file to write")
     parser.add_argument("--size", default="1180,690", help="width,height of the window in pixels")
@@ -81,10 +77,9 @@ def main() -> None:
     if file.endswith(".html"):
         photograph(f"{Path(file).resolve().as_uri()}#{fragment}", options.target.absolute(), options.size)
         return
-    with tensorboard(Path(options.source)) as address:
-        gallery = wait_for_gallery(address)
-        photograph(f"{address}#images&tagFilter=gallery", options.target.absolute(), options.size)
-    print(f"{options.target}: TensorBoard's image tab with {len(gallery)} pictures of the gallery")
+    with tensorboard(Path(file)) as address:
+        wait_for_gallery(address)
+        photograph(f"{address}#{fragment or 'timeseries'}", options.target.absolute(), options.size)
 
 
 if __name__ == "__main__":

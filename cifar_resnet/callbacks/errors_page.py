@@ -45,7 +45,8 @@ class ErrorsPage(Callback):
         labels = [error.true for error in errors]
         say(f"looking through {len(errors):,} errors and their labels")
         training = trainer.datamodule.train  # type: ignore[attr-defined]
-        checks = check_labels(pl_module, images, labels, training) if errors else []
+        with trainer.precision_plugin.forward_context():  # in which it looks at all training images
+            checks = check_labels(pl_module, images, labels, training) if errors else []
         write_errors_table(errors, checks, pl_module.classes, folder / "errors.csv")
         shown = errors[: self.limit]
         if not shown:

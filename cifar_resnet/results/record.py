@@ -63,7 +63,7 @@ def record_network(run: RunFolder, config: Train, classifier: ImageClassifier, d
     """Log what is trained, and how: graph, layers, configuration and hyperparameters."""
     if run.logger is None:
         return
-    run.logger.hparams.update(hyperparameters(config, classifier, data, run))  # for hparams.yaml
+    run.logger.hparams = hyperparameters(config, classifier, data, run)
     run.logger.log_code("configuration", yaml.safe_dump(run.chosen, sort_keys=False))
     run.logger.log_table("layers", COLUMNS, map(astuple, list_layers(classifier)))
     try:

@@ -49,6 +49,7 @@ class RunFolder:
         except Timeout as error:
             raise busy(unfinished) from error
         self.logger = trainer.logger = RunLogger(self.path, purge_step=None if self._is_new else step)
+        self.logger.hparams = self.chosen
         remove_leftovers(self.path / "checkpoints")
         if self._is_new:
             self.write(CONFIG, yaml.safe_dump(self.chosen, sort_keys=False))
