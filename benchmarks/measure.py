@@ -19,7 +19,8 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from cifar_resnet.cli.command import compose
-from cifar_resnet.cli.schema import Images, Train
+from cifar_resnet.cli.schema import Train
+from cifar_resnet.cli.sections import Images
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.folder import Folder
 from cifar_resnet.data.sources import ImageSet, InMemory

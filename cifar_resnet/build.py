@@ -17,7 +17,8 @@ from rich import get_console
 
 from cifar_resnet.callbacks.progress import StepProgressBar
 from cifar_resnet.callbacks.resumption import ResumableCheckpoint
-from cifar_resnet.cli.schema import Call, Evaluate, Images, Train
+from cifar_resnet.cli.schema import Evaluate, Train
+from cifar_resnet.cli.sections import Call, Images
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line

@@ -37,7 +37,7 @@ class ImageDataModule(LightningDataModule):
     Training batches are shuffled and augmented. Without a validation split the validation loop watches the test
     images, so that there is a test curve; nothing is chosen by it. Every device evaluates all images.
 
-    Args, beside those that `cifar_resnet.cli.schema.Data` describes with their ranges:
+    Args, beside those that `cifar_resnet.cli.sections.Data` describes with their ranges:
         source: offers the training and the test images, of which none are read before `setup` asks for them.
         batch_size: over all devices together, if gradients are not accumulated; None: `batch_size_for` as many images.
         seed: of the splits, the order and the augmentation.

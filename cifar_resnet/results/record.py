@@ -12,7 +12,8 @@ from rich.table import Table
 from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
 from cifar_resnet.analysis.remarks import remark_far_ahead, remark_one_class
 from cifar_resnet.callbacks.history import History
-from cifar_resnet.cli.schema import Evaluate, Model, Train
+from cifar_resnet.cli.schema import Evaluate, Train
+from cifar_resnet.cli.sections import Model
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import one_line
 from cifar_resnet.lr.search import LrSearch, write_lr_search

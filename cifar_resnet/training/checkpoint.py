@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cifar_resnet.cli import schema
+from cifar_resnet.cli import sections
 from cifar_resnet.cli.kinds import ImageSize
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.checkpoint_io import read_contents
@@ -32,17 +32,17 @@ Deviations = Annotated[Sequence[Annotated[float, Field(gt=0, le=1)]], Field(min_
 Weights = Annotated[Sequence[Annotated[float, Field(ge=0, le=1e7)]], Field(min_length=2)]
 
 
-class Hyperparameters(schema.Classifier, schema.Schedule):
+class Hyperparameters(sections.Classifier, sections.Schedule):
     """The arguments of an `ImageClassifier` as a checkpoint holds them, in the ranges that a training allows."""
 
-    model: schema.Network
+    model: sections.Network
     classes: Names
     class_weights: Weights | None = None  # type: ignore[assignment]
     mean: Means
     std: Deviations
     test_mean: Means
     test_std: Deviations
-    optimizer: schema.Optimizer
+    optimizer: sections.Optimizer
     max_epochs: int = Field(ge=1, le=10_000)
     image_size: ImageSize = 32
     validation_name: Literal["val", "test"]
