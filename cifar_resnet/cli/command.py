@@ -121,6 +121,7 @@ def _run(name: str, job: Job) -> None:
     if unknown:
         near = overrides.no_such_key(unknown[0].strip("-").partition("=")[0], name)
         raise InputError(f"{unknown[0]}: no such option; a key is set by KEY=VALUE, without dashes; {near}")
+    options.overrides = overrides.name_positional(options.overrides, name)
     if options.help:
         _show_help(name, _compose(name, options.overrides))
     elif options.cfg:
@@ -139,7 +140,8 @@ def _run(name: str, job: Job) -> None:
 
 def _call(job: Job, config: Any, line: Sequence[str]) -> None:
     """Do one job, perhaps of several, and leave the process as it was: one that it starts is to do this job alone."""
-    messages.say_loading()  # within a second of Enter, for a mistake would have been answered by now
+    if config.needs_torch:
+        messages.say_loading()  # within a second of Enter, for a mistake would have been answered by now
     arguments, environment = sys.argv, dict(os.environ)
     sys.argv = [arguments[0], *line]
     try:

@@ -1,7 +1,8 @@
 """What a user types behind a command: read as it is meant, or refused with what would be right."""
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import product
@@ -37,6 +38,15 @@ def read_override(typed: str, command: str) -> str:
     if inner and not isinstance(value, dict):
         raise InputError(f"{line}: is a section; set its keys, such as {inner}=VALUE")
     return line
+
+
+def name_positional(typed: Sequence[str], command: str) -> list[str]:
+    """Return the words with those that name no key under the key that they are values of, where there is one."""
+    key = COMMANDS[command].positional
+    values = [word for word in typed if "=" not in word]
+    if key is None or not values:
+        return list(typed)
+    return [*(word for word in typed if "=" in word), f"{key}={json.dumps(values, ensure_ascii=False)}"]
 
 
 def name_network(readable: list[str]) -> list[str]:

@@ -97,5 +97,20 @@ class Export(Trained):
     output: Text | None = Field(description="the file; an older one is replaced; null: beside the checkpoint")
 
 
+class Compare(Section):
+    needs_torch = False
+    positional = "logs"
+    logs: list[Text] = Field(min_length=1, description="folders with runs in them, at any depth")
+    format: Literal["table", "markdown", "csv", "json"] = Field(description="of what is written to standard output")
+    plot: Text | None = Field(description="a picture of every run, a .png file; an older one is replaced; null: none")
+
+
 COMMANDS: dict[str, type[Section]]
-COMMANDS = {"train": Train, "lr_find": LrFind, "evaluate": Evaluate, "predict": Predict, "export": Export}
+COMMANDS = {
+    "train": Train,
+    "lr_find": LrFind,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "export": Export,
+    "compare": Compare,
+}

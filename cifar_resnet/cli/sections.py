@@ -31,6 +31,8 @@ class Section(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
     groups: ClassVar[tuple[str, ...]] = ()
+    needs_torch: ClassVar[bool] = True
+    positional: ClassVar[str | None] = None  # the key that words without one are values of
 
 
 class Call(Section, extra="allow"):

@@ -17,7 +17,8 @@ from rich.console import RenderableType
 from cifar_resnet.cli.schema import Evaluate, Train
 from cifar_resnet.errors import InputError
 from cifar_resnet.results.logger import RunLogger
-from cifar_resnet.results.unfinished import CONFIG, LOCK, busy
+from cifar_resnet.results.runs import CONFIG
+from cifar_resnet.results.unfinished import LOCK, busy
 from cifar_resnet.training.checkpoint_io import remove_leftovers
 
 

@@ -12,9 +12,9 @@ from rich import get_console
 
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.errors import Finished, InputError
+from cifar_resnet.results.runs import CONFIG
 
 LAST = "last"
-CONFIG = "config.yaml"  # in a run's folder; what tells which run it is
 LOCK = ".lock"  # in a run's folder; held as long as a process runs it
 WITHOUT_EFFECT = {"ckpt_path", "checkpoint", "num_workers", "enable_progress_bar"}  # keys that do not change a result
 RESUMED = "CIFAR_RESNET_RESUMED"

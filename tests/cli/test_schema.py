@@ -23,6 +23,7 @@ NEEDED = {
     "export": ["ckpt=x"],
     "train": [],
     "lr_find": [],
+    "compare": [],
 }
 REQUIRED = {
     "data=folder": ["data.root=x"],
