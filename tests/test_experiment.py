@@ -278,7 +278,8 @@ def test_the_groups_can_be_exchanged(override: str) -> None:
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]])
 def test_two_devices_share_the_batch_and_the_bounds(tmp_path: Path, launcher: list[str]) -> None:
     """Lightning starts the second process itself, or torchrun starts both; one searches, and hands its bounds on."""
-    train_py = [str(SCRIPTS / "train.py"), *SMALL, "trainer.devices=2", "trainer.max_epochs=2"]
+    exactly = ["trainer.accelerator=cpu", "trainer.precision=32-true"]
+    train_py = [str(SCRIPTS / "train.py"), *SMALL, *exactly, "trainer.devices=2", "trainer.max_epochs=2"]
     command, environment = [sys.executable, *launcher, *train_py], os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
@@ -289,6 +290,14 @@ def test_two_devices_share_the_batch_and_the_bounds(tmp_path: Path, launcher: li
     assert len(rates) == 6  # as many steps as on one device
     assert max(rates) == pytest.approx(summary["lr_max"])
     assert done.stdout.count("LR search") == 1
+    run = tmp_path / "lightning_logs/version_0"
+    evaluate(f"ckpt={run / 'checkpoints/last.ckpt'}", *exactly)
+    files = [each / "evaluation.json" for each in (tmp_path / "lightning_logs/version_1", run)]
+    alone, shared = (json.loads(file.read_text()) for file in files)
+    assert shared["images"] == 899  # each once, though two do not divide them
+    assert shared["confusion"] == alone["confusion"]
+    one, other = (each.read_text().splitlines() for each in sorted(tmp_path.glob("lightning_logs/*/errors.csv")))
+    assert [line.split(",")[1] for line in one] == [line.split(",")[1] for line in other]
 
 
 def test_each_job_of_a_sweep_has_its_own_devices_and_bounds(tmp_path: Path) -> None:

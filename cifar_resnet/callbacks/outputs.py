@@ -12,7 +12,7 @@ from cifar_resnet.errors import InputError
 
 
 class OutputCollector(Callback):
-    """Keeps the network's outputs and the labels of a test run, in the order of the test images.
+    """Keeps the network's outputs and the labels of a test run, in the order of the test images, of all devices.
 
     Give it to the Trainer beside the callbacks that read it, which do so when the test epoch ends; it may stand before
     or behind them.
@@ -60,6 +60,18 @@ class OutputCollector(Callback):
         if self.flip:
             with trainer.precision_plugin.forward_context():  # that of the test step, which is over by now
                 self._mirrored.append(pl_module(images.flip(2)))
+        if trainer.world_size > 1 and batch_idx + 1 == trainer.num_test_batches[dataloader_idx]:
+            for kept in filter(None, (self._logits, self._labels, self._mirrored)):
+                kept[:] = [_of_all_devices(torch.cat(kept), trainer)]
+
+
+def _of_all_devices(own: Tensor, trainer: Trainer) -> Tensor:
+    """Return the rows of all devices, in the order of the devices, which may have different numbers of them."""
+    counts = trainer.strategy.all_gather(torch.tensor(len(own), device=own.device)).flatten()
+    filled = own.new_zeros(int(counts.max()), *own.shape[1:])
+    filled[: len(own)] = own
+    parts = trainer.strategy.all_gather(filled)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 def _probabilities(logits: Sequence[Tensor]) -> Tensor:

@@ -162,6 +162,8 @@ class Device(Section):
 
 class Trainer(Device):
     strategy: Text = Field(description="how devices work together, such as ddp")
+    num_nodes: int = Field(ge=1, le=10_000, description="machines that have the devices; a launcher starts each")
+    sync_batchnorm: bool = Field(description="batch norm over the images of all devices instead of each one's")
     max_epochs: int = Field(ge=1, le=10_000, description="epochs of the whole schedule")
     accumulate_grad_batches: int = Field(ge=1, le=10_000, description="batches in an optimizer step")
     gradient_clip_val: float | None = Field(ge=0, le=1e6, description="null: gradients as they are")

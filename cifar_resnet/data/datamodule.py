@@ -146,7 +146,7 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainingLoader:
         """Return the shuffled, augmented batches; `InputError` where an epoch has too few for an optimizer step."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = self._place_among_devices
         fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
         workers = self._workers()
         arrays = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")  # forks inherit
@@ -182,18 +182,25 @@ class ImageDataModule(LightningDataModule):
         return self._padded
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Return the images that are watched during training: the validation split, else the test images."""
+        """Return the images that are watched during training, shared likewise: the validation split, else the test."""
         return self._evaluation_loader(self.test if self.val is None else self.val)
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Return the test images, in order."""
+        """Return the test images, in order; of several devices, each its share of them."""
         return self._evaluation_loader(self.test)
 
     def _evaluation_loader(self, images: ImageSet | None) -> DataLoader[tuple[Tensor, ...]]:
-        arrays = _read(images).images, _read(images).labels
+        rank, world_size = self._place_among_devices
+        first, last = (len(_read(images)) * place // world_size for place in (rank, rank + 1))
+        arrays = (each[first:last] for each in (_read(images).images, _read(images).labels))
         batches = zip(*(torch.from_numpy(array).split(EVALUATION_BATCH_SIZE) for array in arrays), strict=True)
         # Views of what is in memory: a worker would only add a copy.
         return DataLoader(list(batches), batch_size=None, pin_memory=self._on_gpu())  # type: ignore[arg-type]
+
+    @property
+    def _place_among_devices(self) -> tuple[int, int]:
+        """This device's number, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

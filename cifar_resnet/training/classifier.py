@@ -144,6 +144,22 @@ class ImageClassifier(LightningModule):
         """Log loss and accuracy of the epoch, as they were while its images were trained on."""
         self._log_epoch("train", self.train_metrics)
 
+    def on_validation_start(self) -> None:
+        """Evaluate with the batch norm of the first device."""
+        self._take_buffers_of_first_device()
+
+    def on_test_start(self) -> None:
+        """Evaluate with the batch norm of the first device, which a checkpoint holds."""
+        self._take_buffers_of_first_device()
+
+    def _take_buffers_of_first_device(self) -> None:
+        """After a step the devices have seen images of their own, but they share one evaluation."""
+        if self.trainer.world_size > 1:
+            own = dict(self.network.named_buffers())
+            first = self.trainer.strategy.broadcast({name: buffer.cpu() for name, buffer in own.items()})
+            for name, buffer in own.items():
+                buffer.copy_(first[name])
+
     def validation_step(self, batch: "Batch", batch_idx: int) -> None:
         """Count a batch of the validation images."""
         self._evaluate(self.val_metrics, batch)
