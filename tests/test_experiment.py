@@ -263,6 +263,18 @@ def test_lr_find_writes_its_record_and_says_how_to_use_it(
     assert f"python scripts/train.py, and {bounds}" in capsys.readouterr().out
 
 
+def test_debug_does_everything_once_in_a_few_steps(tmp_path: Path) -> None:
+    summary = train("data=digits", "experiment=debug", "model.width=2", "trainer.accelerator=cpu").summary
+    assert summary["epochs"] == 2
+    left = {path.name for path in (tmp_path / "lightning_logs/version_0").iterdir()}
+    assert left >= {"lr_find.json", "curves.png", "gallery.png", "errors.html", "report.html", "summary.json"}
+
+
+def test_overfit_learns_a_batch_by_heart() -> None:
+    words = ["data=digits", "experiment=overfit", "model.width=4", "trainer.accelerator=cpu", "gallery.count=0"]
+    assert train(*words, "errors.limit=0", "trainer.enable_progress_bar=false").summary["train_accuracy"] == 1
+
+
 def test_search_that_finds_nothing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the loss never fell"):
         train(*SMALL, "lr_search.lowest=1e-9", "lr_search.highest=1e-8")
