@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chromium import BROWSER, chromium
 from PIL import Image
 
 from cifar_resnet.analysis.metrics import evaluate_predictions
@@ -191,3 +192,27 @@ def test_an_evaluation_has_a_report_without_what_was_trained(tmp_path: Path) -> 
     assert "How it learned" not in text
     assert "Timing" not in text
     assert "precision32-true" in text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium or Chrome here")
+def test_nothing_is_cut_off_and_pictures_stand_on_dark_ground_in_the_dark(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for name in PICTURES:
+        Image.new("RGB", (1200, 600), "white").save(run / f"{name}.png")
+    address = write_report(run, SUMMARY).as_uri()
+    with chromium() as browser:
+        for width, dark in ((1280, False), (390, False), (390, True)):
+            browser.show(width, 800, dark)
+            browser.send("Page.navigate", url=address)
+            browser.wait("document.readyState === 'complete' && document.querySelector('figure')")
+            assert browser.evaluate("document.documentElement.scrollWidth") == width
+            lefts = browser.evaluate("[...document.querySelectorAll('dl')[0].children].map(each => each.offsetLeft)")
+            assert (len(set(lefts)) == 1) is (width == 390)
+            sides = browser.evaluate(
+                "[...document.images].map(e => e.getBoundingClientRect()).map(r => [r.left, r.right])"
+            )
+            assert all(0 <= left < right <= width for left, right in sides)
+            ground = browser.evaluate("getComputedStyle(document.querySelector('.picture')).backgroundColor")
+            assert ground == ("rgb(0, 0, 0)" if dark else "rgb(255, 255, 255)")
+        assert browser.complaints == []
+        assert browser.requests[1:] == browser.requests[:-1]  # of the page alone
