@@ -24,6 +24,7 @@ SMALL = [
     "trainer.accelerator=cpu",
     "trainer.max_epochs=2",
     "schedule.peak_epoch=1",
+    "gallery.count=1",
     "schedule.lr_min=0.01",
     "schedule.lr_max=0.1",
 ]
@@ -208,7 +209,7 @@ def test_the_rehearsal_leaves_the_random_numbers_alone(monkeypatch: pytest.Monke
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a run of `SMALL`."""
     folder = tmp_path_factory.mktemp("trained")
-    train(*SMALL, "gallery.count=1", f"trainer.default_root_dir={folder}")
+    train(*SMALL, f"trainer.default_root_dir={folder}")
     return folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
 
 

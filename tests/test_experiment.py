@@ -36,6 +36,7 @@ SMALL = [
     "trainer.log_every_n_steps=1",
     "schedule.peak_epoch=1",
     "lr_search.num_training=50",
+    "gallery.count=1",
 ]
 GIVEN = ["schedule.lr_min=0.01", "schedule.lr_max=0.3"]
 
@@ -85,7 +86,7 @@ def test_a_run_leaves_what_the_readme_promises(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_scalars_pictures_graph_and_hparams() -> None:
-    summary = train(*SMALL).summary
+    summary = train(*SMALL, "gallery.count=10").summary
     seen = events("lightning_logs/version_0")
     tags = seen.Tags()
     steps = {"step/loss", "step/accuracy", "step/learning_rate", "speed/images_per_second"}

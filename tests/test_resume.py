@@ -40,6 +40,7 @@ SMALL = [
     "trainer.log_every_n_steps=2",
     "schedule.peak_epoch=1",
     "lr_search.num_training=30",
+    "gallery.count=1",
 ]
 """Six steps an epoch."""
 GIVEN = ["schedule.lr_min=0.01", "schedule.lr_max=0.3"]

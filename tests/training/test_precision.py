@@ -14,7 +14,7 @@ from cifar_resnet.training import precision
 
 CPU = torch.device("cpu")
 SMALL = ["data=digits", "data.train_size=100", "model.width=2", "trainer.accelerator=cpu"]
-SMALL += ["trainer.max_epochs=2", "schedule.peak_epoch=1"]
+SMALL += ["trainer.max_epochs=2", "schedule.peak_epoch=1", "gallery.count=1"]
 GIVEN = ["schedule.lr_min=0.01", "schedule.lr_max=0.1"]
 
 
