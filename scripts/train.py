@@ -1,6 +1,7 @@
 """Train, and see what went wrong: `python scripts/train.py --help` shows the keys."""
 
 import signal
+from typing import Any
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends without a traceback until there is a listener
 
@@ -12,12 +13,19 @@ from cifar_resnet.cli.command import run
 from cifar_resnet.cli.schema import Train
 
 
-def main(config: Train) -> None:
+def main(config: Train) -> object:
     """Train as configured."""
     from cifar_resnet.experiment import train
 
-    train(config)
+    return train(config)
+
+
+def compare(results: list[Any]) -> None:
+    """Compare what several values of a key came to."""
+    from cifar_resnet.results.compare import compare_folders
+
+    compare_folders([result.folder for result in results if result is not None])
 
 
 if __name__ == "__main__":
-    run("train", main)
+    run("train", main, afterwards=compare)

@@ -16,13 +16,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.datasets import CIFAR10
 
 from cifar_resnet import build, evaluate, experiment, find_lr, train
+from cifar_resnet.cli import command
 from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.overrides import CONFIGS
+from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.sources import Digits
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import InputError, RunError
 from cifar_resnet.inference.export import export
 from cifar_resnet.inference.predict import predict
 from cifar_resnet.lr.search import Probe
+from cifar_resnet.results.compare import compare, compare_folders
 from cifar_resnet.training.checkpoint import load_classifier
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -313,6 +316,28 @@ def test_two_devices_share_the_batch_and_the_bounds(tmp_path: Path, launcher: li
     assert [line.split(",")[1] for line in one] == [line.split(",")[1] for line in other]
 
 
+def test_several_runs_are_named_compared_and_outlive_one_that_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def job(config: Train) -> object:
+        if (config.seed, config.model.width) == (1, 4):
+            raise RunError("it fails by design")
+        return experiment.train(config)
+
+    typed = ["-m", "model.width=2,4", "seed=0,1,2", *(word for word in SMALL if "width" not in word), *GIVEN]
+    monkeypatch.setattr(sys, "argv", ["train.py", *typed, "trainer.max_epochs=2", "errors.limit=0"])
+    with pytest.raises(SystemExit) as stopped:
+        command.run("train", job, afterwards=lambda results: compare_folders([result.folder for result in results]))
+    assert str(stopped.value.code).splitlines()[1:] == ["run 5 of 6: model.width=4 seed=1: it fails by design"]
+    expected = {f"width={width},seed={seed}" for width in (2, 4) for seed in range(3)} - {"width=4,seed=1"}
+    assert {path.name for path in Path("lightning_logs").iterdir()} == expected
+    printed = capsys.readouterr().out
+    groups = compare(compose("compare", "format=json"))
+    assert [(group.name, group.runs) for group in groups] == [("width=2", 3), ("width=4", 2)]
+    assert all(f"{group.mean:.2%} ± {100 * (group.deviation or 0):.2f}" in printed for group in groups)
+    assert "width=4 less width=2: " in printed
+
+
 def test_each_job_of_a_sweep_has_its_own_devices_and_bounds(tmp_path: Path) -> None:
     train_py = [str(SCRIPTS / "train.py"), "-m", "seed=0,1", *SMALL, "trainer.devices=2", "trainer.max_epochs=2"]
     command, environment = [sys.executable, *train_py], os.environ | {"OMP_NUM_THREADS": "1"}
@@ -321,7 +346,7 @@ def test_each_job_of_a_sweep_has_its_own_devices_and_bounds(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("LR search") == 2
-    summaries = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("lightning_logs/*/summary.json"))]
+    summaries = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("lightning_logs/*/*/summary.json"))]
     assert [summary["seed"] for summary in summaries] == [0, 1]
 
 

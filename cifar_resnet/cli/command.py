@@ -63,8 +63,11 @@ def _compose(name: str, typed: Iterable[str]) -> DictConfig:
         raise InputError(overrides.no_such_key(key, name) if key else one_line(error)) from error
 
 
-def run(name: str, job: Job) -> None:
+def run(name: str, job: Job, afterwards: Callable[[list[Any]], object] = len) -> None:
     """Call a job with the configuration of the command ``name`` as the command line changes it.
+
+    With -m it is called once for each combination of values, and ``afterwards`` with what those returned that did not
+    fail.
 
     What ends it is one line on standard error. Exit code 2: something that the user gave; 1: something that happened to
     a run that had begun; 128 + n: signal n. A traceback means a bug.
@@ -74,14 +77,14 @@ def run(name: str, job: Job) -> None:
         interruption.end_with_parent(os.getppid(), "the process of the first device has ended, and this one with it\n")
     try:
         with interruption.answering(Answer.RAISE):
-            _run(name, job)
+            _run(name, job, afterwards)
     except (InputError, HydraException, argparse.ArgumentError) as error:
         line = f"{name}.py: {one_line(error)}"
         fits = len(line) <= LONGEST_LINE
         print(line if fits else f"{line[: LONGEST_LINE // 2]} … {line[3 - LONGEST_LINE // 2 :]}", file=sys.stderr)
         sys.exit(2)
     except RunError as error:
-        sys.exit(f"{name}.py: {one_line(error)}")
+        sys.exit(f"{name}.py: {error}")
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -111,7 +114,7 @@ def _say_how_to_go_on(name: str) -> None:
         print(f"interrupted; it goes on with: {line}", file=sys.stderr)
 
 
-def _run(name: str, job: Job) -> None:
+def _run(name: str, job: Job, afterwards: Callable[[list[Any]], object]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -127,27 +130,44 @@ def _run(name: str, job: Job) -> None:
     elif options.cfg:
         print(OmegaConf.to_yaml(_compose(name, options.overrides)))
     elif options.multirun:
-        lines = list(overrides.combinations(options.overrides, name))
-        configs = [compose(name, *line) for line in lines]  # all are checked before the first runs
-        common = set.intersection(*map(set, lines))
-        for number, (config, line) in enumerate(zip(configs, lines, strict=True), 1):
-            own = shlex.join(word for word in line if word not in common)
-            messages.say(f"run {number} of {len(lines)}" + (f": {own}" if own else ""))
-            _call(job, config, line)
+        _run_several(name, job, options.overrides, afterwards)
     else:
         _call(job, compose(name, *options.overrides), sys.argv[1:])
 
 
-def _call(job: Job, config: Any, line: Sequence[str]) -> None:
+def _run_several(name: str, job: Job, typed: Sequence[str], afterwards: Callable[[list[Any]], object]) -> None:
+    """Call a job for each combination of values; one that fails does not stop the others."""
+    lines = list(overrides.combinations(typed, name))
+    common = set.intersection(*map(set, lines))
+    own = [[word for word in line if word not in common] for line in lines]
+    named = [overrides.name_run(*each, name) for each in zip(lines, own, strict=True)]
+    configs = [compose(name, *line) for line in named]  # all are checked before the first runs
+    results, failed = [], []
+    for number, (config, line, words) in enumerate(zip(configs, named, own, strict=True), 1):
+        title = f"run {number} of {len(lines)}" + (f": {shlex.join(words)}" if words else "")
+        messages.say(title)
+        try:
+            results.append(_call(job, config, line))
+        except (InputError, RunError) as error:
+            failed.append(f"{title}: {one_line(error)}")
+            messages.say(f"failed: {one_line(error)}")
+    if len(results) > 1:
+        afterwards(results)
+    if failed:
+        raise RunError("\n".join([f"{len(failed)} of {len(lines)} runs failed", *failed]))
+
+
+def _call(job: Job, config: Any, line: Sequence[str]) -> object:
     """Do one job, perhaps of several, and leave the process as it was: one that it starts is to do this job alone."""
     if config.needs_torch:
         messages.say_loading()  # within a second of Enter, for a mistake would have been answered by now
     arguments, environment = sys.argv, dict(os.environ)
     sys.argv = [arguments[0], *line]
     try:
-        job(config)
+        return job(config)
     except Finished as done:
         print(done)
+        return None
     finally:  # the ranks that Lightning leaves there would be taken for those of the next job
         sys.argv = arguments
         os.environ.clear()

@@ -21,6 +21,7 @@ def writable_folder(name: str) -> str:
 
 
 Text = Annotated[str, Field(pattern=r"\S")]
+Name = Annotated[str, Field(pattern=r"^[\w=,+@ -][\w=,.+@ -]*(/[\w=,+@ -][\w=,.+@ -]*)*$", max_length=200)]
 Folder = Annotated[Text, AfterValidator(writable_folder)]
 Size = Annotated[int, Field(ge=0, le=10_000_000)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]

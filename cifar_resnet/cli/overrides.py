@@ -20,6 +20,7 @@ from cifar_resnet.errors import InputError, one_line
 CONFIGS = next(folder / "configs" for folder in Path(__file__).parents if (folder / "configs").is_dir())
 """The YAML files: beside the package in the repository, inside it where it was installed."""
 OF_NETWORK = re.compile(r"[+~]*model[.=]")
+LONGEST_NAME = 100  # of a run's folder, in characters
 MOST_BRACKETS = 50  # in a value that is no text: what reads lists in lists in lists goes no deeper than Python's stack
 
 
@@ -65,6 +66,17 @@ def combinations(typed: Iterable[str], command: str) -> Iterator[tuple[str, ...]
         several = each.sweep_string_iterator() if each.is_sweep_override() else ()
         lines.append([f"{each.get_key_element()}={value}" for value in several] or [str(each.input_line)])
     return product(*lines)
+
+
+def name_run(line: Sequence[str], own: Sequence[str], command: str) -> list[str]:
+    """Return a run's command line with the name of its folder: what is its own among several, behind a given name."""
+    if "name" not in COMMANDS[command].model_fields or not own or any(word.startswith("name=") for word in own):
+        return list(line)
+    parts = (re.sub(r"^[+~]*(?:.*\.)?(?=[^.]+=)", "", word) for word in own)
+    name = re.sub(r"[^\w=,.+@-]+", "_", ",".join(parts))[:LONGEST_NAME].strip(".")
+    given = next((word.partition("=")[2] for word in line if word.startswith("name=")), None)
+    others = [word for word in line if not word.startswith("name=")]
+    return [*others, f"name={name if given in (None, 'null') else f'{given}/{name}'}"]
 
 
 def _parse(typed: str, command: str) -> Override:

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from cifar_resnet.cli.kinds import Text
+from cifar_resnet.cli.kinds import Name, Text
 from cifar_resnet.cli.sections import (
     Checkpoint,
     Classifier,
@@ -26,6 +26,7 @@ from cifar_resnet.errors import InputError
 
 class Train(Section):
     groups = ("data", "model", "optimizer", "experiment")
+    name: Name | None = Field(description="of the folder in lightning_logs/ that the run's is made in; null: none")
     seed: int = Field(ge=0, le=2**32 - 1, description="of weights, splits, order, augmentation and the search")
     ckpt_path: Text | None = Field(description="last: go on with the newest unfinished run like this; or a checkpoint")
     data: Data
@@ -73,6 +74,7 @@ class Trained(Section):
 
 class Evaluate(Trained):
     groups = ("data",)
+    name: Name | None = Field(description="of the folder in lightning_logs/ that the run's is made in; null: none")
     tta: Literal["flip"] | None = Field(description="flip: also average the probabilities of image and mirror image")
     seed: int = Field(
         ge=0, le=2**32 - 1, description="of the gallery's order random, and of the test where images come undivided"

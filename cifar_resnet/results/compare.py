@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 
 from matplotlib.figure import Figure
@@ -79,6 +80,13 @@ def compare(config: Compare) -> list[Group]:
     if plot:
         draw_groups(groups).savefig(plot)
     return groups
+
+
+def compare_folders(folders: Sequence[Path | None]) -> None:
+    """Print the same of single runs, where they left anything."""
+    logs = [str(folder) for folder in folders if folder is not None]
+    if logs:
+        compare(Compare(logs=logs, format="table", plot=None))
 
 
 def summarize(name: str, runs: Sequence[Run]) -> Group:

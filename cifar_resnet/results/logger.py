@@ -35,7 +35,7 @@ class RunLogger(TensorBoardLogger):
         super().__init__(
             folder.parent.parent,
             folder.parent.name,
-            int(folder.name.removeprefix("version_")),
+            folder.name,
             default_hp_metric=False,
             purge_step=purge_step,
         )

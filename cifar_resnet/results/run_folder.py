@@ -1,9 +1,9 @@
 """The folder of a run: which it is, that it is its own, and what is to be looked at in it."""
 
-import itertools
 import shutil
 import sys
 from contextlib import suppress
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Self
 
@@ -44,7 +44,7 @@ class RunFolder:
         self._is_new = unfinished is None
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        logs = Path(config.trainer.default_root_dir, "lightning_logs")
+        logs = Path(config.trainer.default_root_dir, "lightning_logs", config.name or "")
         try:
             self.path, self._lock = _lock_folder(unfinished) if unfinished else _claim_version(logs)
         except Timeout as error:
@@ -65,8 +65,9 @@ class RunFolder:
         self._lock.release()
         if self._is_new and kind is not None and issubclass(kind, InputError):
             shutil.rmtree(self.path)
-            with suppress(OSError):  # it has others
-                self.path.parent.rmdir()
+            for parent in takewhile(lambda each: each != Path(self.config.trainer.default_root_dir), self.path.parents):
+                with suppress(OSError):  # it has others
+                    parent.rmdir()
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the folder, under another name first: whoever finds it finds all of it."""
@@ -79,7 +80,8 @@ class RunFolder:
         """Say where to look at what the run left."""
         if self.path is not None:
             report = self.path / "report.html"
-            print_once(f"look at it: open {report}      or {_tensorboard()} --logdir {self.path.parent}")
+            logs = Path(self.config.trainer.default_root_dir, "lightning_logs")
+            print_once(f"look at it: open {report}      or {_tensorboard()} --logdir {logs}")
 
 
 def _tensorboard() -> str:
@@ -104,7 +106,7 @@ def _claim_version(logs: Path) -> tuple[Path, FileLock]:
     logs.mkdir(parents=True, exist_ok=True)
     numbers = (path.name.removeprefix("version_") for path in logs.glob("version_*"))
     last = max(map(int, filter(str.isdecimal, numbers)), default=-1)
-    for number in itertools.count(max(last, 0)):
+    for number in count(max(last, 0)):
         path = logs / f"version_{number}"
         if number > last:
             with suppress(FileExistsError):

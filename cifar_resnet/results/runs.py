@@ -17,7 +17,7 @@ NEEDED = ("test_accuracy", "train_seconds", "lr_max", "seed", "resumed")
 """Of a summary, for runs to be compared."""
 
 NO_MATTER = re.compile(
-    r"(.*\.)?seed|ckpt_path|(checkpoint|gallery|errors)\..*|data\.num_workers"
+    r"(.*\.)?seed|name|ckpt_path|(checkpoint|gallery|errors)\..*|data\.num_workers"
     r"|trainer\.(default_root_dir|enable_progress_bar|log_every_n_steps)"
 )
 """Keys in which runs of one group may differ: their seeds, and what does not change a result."""
@@ -105,12 +105,15 @@ def _flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs by what sets them apart, such as ``optimizer=AdamW width=16``; else under ``all``.
 
-    Keys are named by their last part where that is clear. One that only some of the runs have, as those of another
-    version of the program, sets none apart.
+    Keys are named by their last part where that is clear. One that changes with others is left out, and one that only
+    some of the runs have, as those of another version of the program, sets none apart.
     """
     common = set.intersection(*(set(run.config) for run in runs))
     keys = [key for key in runs[0].config if key in common and not NO_MATTER.fullmatch(key)]
-    apart = [key for key in keys if len({repr(run.config[key]) for run in runs}) > 1]
+    apart: list[str] = []
+    for key in keys:  # one that goes with others tells nothing more
+        if _count_groups(runs, [*apart, key]) > _count_groups(runs, apart):
+            apart.append(key)
     short = [_short(key) for key in apart]
     names = [name if short.count(name) == 1 else key for name, key in zip(short, apart, strict=True)]
     groups: dict[str, list[Run]] = {}
@@ -119,6 +122,10 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
         name = " ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
         groups.setdefault(name or "all", []).append(run)
     return groups
+
+
+def _count_groups(runs: Sequence[Run], keys: Sequence[str]) -> int:
+    return len({repr([run.config[key] for key in keys]) for run in runs})
 
 
 def _short(key: str) -> str:

@@ -70,17 +70,22 @@ def _own_folder(config: Train) -> Path | None:
 def _same_runs(config: Train) -> Iterator[Path]:
     """Yield the folders of runs of this configuration, the newest first."""
     logs = Path(config.trainer.default_root_dir, "lightning_logs")
-    numbers = (path.name.removeprefix("version_") for path in logs.glob("version_*"))
-    for number in sorted(map(int, filter(str.isdecimal, numbers)), reverse=True):
-        folder = logs / f"version_{number}"
+    begun = [path.parent for path in logs.rglob(CONFIG)]
+    for folder in sorted(begun, key=lambda path: (_number(path), path), reverse=True):
         if _is_same(folder, config):
             yield folder
+
+
+def _number(folder: Path) -> int:
+    number = folder.name.removeprefix("version_")
+    return int(number) if number.isdecimal() else -1
 
 
 def _is_same(folder: Path, config: Train) -> bool:
     try:
         before = yaml.safe_load((folder / CONFIG).read_text())
-        return _agree(before, config.model_dump(by_alias=True, exclude_unset=True))
+        now = config.model_dump(by_alias=True, exclude_unset=True)
+        return _agree(*(each | {"name": None} for each in (before, now)))  # a run is the same under another name
     except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError):
         return False  # no run, or one that ended before it had written that down
 

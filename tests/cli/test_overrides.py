@@ -337,21 +337,61 @@ def test_a_mistake_in_the_project_keeps_its_traceback(monkeypatch: pytest.Monkey
         command.run("train", broken)
 
 
-@pytest.mark.parametrize("arguments", [[], ["-m", "seed=1,2"]])
 def test_a_failing_job_ends_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def refuses(config: object) -> None:
         raise InputError("photos/a.png is broken:\n repair it")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(SystemExit) as stopped:
         command.run("train", refuses)
     assert stopped.value.code == 2
-    out, err = capfd.readouterr()
-    assert (out, err.splitlines()[-1]) == ("", "train.py: photos/a.png is broken: repair it")
-    assert err.count("\n") == 1 + bool(arguments)  # which of several runs it was
+    assert capfd.readouterr() == ("", "train.py: photos/a.png is broken: repair it\n")
+
+
+def test_of_several_runs_one_that_fails_is_listed_and_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuses_two(config: Any) -> int:
+        if config.seed == 2:
+            raise InputError("photos/a.png is broken:\n repair it")
+        return config.seed * 10
+
+    seen: list[list[int]] = []
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=1,2,3", "data=digits"])
+    with pytest.raises(SystemExit) as stopped:
+        command.run("train", refuses_two, afterwards=seen.append)
+    assert str(stopped.value.code).splitlines() == [
+        "train.py: 1 of 3 runs failed",
+        "run 2 of 3: seed=2: photos/a.png is broken: repair it",
+    ]
+    assert seen == [[10, 30]]
+    assert "failed: photos/a.png is broken: repair it" in capfd.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("seed=1,2 data=digits", ["seed=1", "seed=2"]),
+        ("optimizer=sgd,adamw model.width=4,8", [f"optimizer={o},width={w}" for o in ("sgd", "adamw") for w in (4, 8)]),
+        ("seed=1,2 name=mine", ["mine/seed=1", "mine/seed=2"]),
+        ("name=a,b", ["a", "b"]),
+        ("seed=3", [None]),
+        ("seed=3 name=mine", ["mine"]),
+        ("+model.depth=1,2", ["depth=1", "depth=2"]),
+        ("data=folder data.root=../some/place,/other", ["root=.._some_place", "root=_other"]),
+    ],
+)
+def test_each_of_several_runs_is_named_by_what_is_its_own(run: Run, typed: str, names: list[str | None]) -> None:
+    assert [config.name for config in run("-m", *typed.split())] == names
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/../b", "/tmp/a", "a//b", ".hidden", "a/", "~/a:b"])
+def test_a_name_that_is_no_folder_in_the_logs_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="name="):
+        compose("train", f"name='{name}'")
 
 
 def test_the_process_is_left_as_it_was(run: Run) -> None:

@@ -105,15 +105,17 @@ def test_groups_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
     }
 
 
-def test_keys_of_one_name_are_named_whole_and_runs_that_differ_in_seeds_alone_are_one_group(tmp_path: Path) -> None:
+def test_keys_of_one_name_are_named_whole_and_those_that_follow_others_not_at_all(tmp_path: Path) -> None:
+    for number, (one, other) in enumerate([(0, 0), (0, 1), (1, 1)]):
+        make_run(tmp_path / f"version_{number}", one={"size": one}, other={"size": other}, third=one)
+    names = list(group_runs(find_runs([str(tmp_path)])[0]))
+    assert names == ["one.size=0 other.size=0", "one.size=0 other.size=1", "one.size=1 other.size=1"]
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_one_group(tmp_path: Path) -> None:
     for number in range(2):
-        make_run(tmp_path / f"version_{number}", one={"size": number}, other={"size": number})
-        make_run(tmp_path / "same" / f"version_{number}", seed=number)
-    assert list(group_runs(find_runs([str(tmp_path)])[0][-2:])) == [
-        "one.size=0 other.size=0",
-        "one.size=1 other.size=1",
-    ]
-    assert list(group_runs(find_runs([str(tmp_path / "same")])[0])) == ["all"]
+        make_run(tmp_path / f"version_{number}", seed=number, name=f"seed={number}")
+    assert list(group_runs(find_runs([str(tmp_path)])[0])) == ["all"]
 
 
 def test_what_does_not_count_is_listed_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
