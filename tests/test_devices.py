@@ -88,3 +88,41 @@ def test_no_device_waits_for_a_dead_one(dies: Callable[[int, int], int]) -> None
     assert run.returncode != 0
     assert "has ended" in said or "terminated with code" in said, said
     assert "Traceback" not in said
+
+
+EVALUATION = f"""
+import json, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from conftest import make_classifier, make_data, make_trainer
+from cifar_resnet.analysis.metrics import evaluate_predictions
+from cifar_resnet.callbacks.outputs import OutputCollector
+
+devices, sizes = int(sys.argv[1]), map(int, sys.argv[2:])
+for size in sizes:
+    data, outputs = make_data(test=size), OutputCollector(flip=True)
+    trainer = make_trainer(".", devices=devices, strategy="ddp" if devices > 1 else "auto", callbacks=[outputs])
+    (metrics,) = trainer.test(make_classifier(data), datamodule=data, verbose=False)
+    found = evaluate_predictions(outputs.probabilities, outputs.labels, data.classes, outputs.mirrored)
+    if trainer.is_global_zero:
+        assert outputs.labels.tolist() == data.test.labels.tolist()
+        right = [found.images, found.confusion, found.flip_accuracy.value, round(metrics["test/accuracy"], 6)]
+        print(json.dumps(right), round(metrics["test/loss"], 4), flush=True)
+"""
+
+
+def evaluated(devices: int, *sizes: int) -> list[str]:
+    """What an evaluation of so many images by so many processes comes to."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"] if devices > 1 else []
+    Path("evaluation.py").write_text(EVALUATION)
+    command = [sys.executable, *launcher, "evaluation.py", str(devices), *map(str, sizes)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith("[")]
+
+
+def test_an_evaluation_by_several_processes_counts_each_image_once() -> None:
+    sizes = (10_000, 360, 7)  # three processes divide none of them
+    alone = evaluated(1, *sizes)
+    assert len(alone) == 3
+    for devices in (2, 3):
+        assert evaluated(devices, *sizes) == alone

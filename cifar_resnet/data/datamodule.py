@@ -191,6 +191,10 @@ class ImageDataModule(LightningDataModule):
 
     def _evaluation_loader(self, images: ImageSet | None) -> DataLoader[tuple[Tensor, ...]]:
         rank, world_size = self._place_among_devices
+        if len(_read(images)) < world_size:  # each has to take part, or the others would wait for it
+            raise InputError(
+                f"trainer.devices={world_size}: there are only {len(_read(images))} images to evaluate: ask for no more"
+            )
         first, last = (len(_read(images)) * place // world_size for place in (rank, rank + 1))
         arrays = (each[first:last] for each in (_read(images).images, _read(images).labels))
         batches = zip(*(torch.from_numpy(array).split(EVALUATION_BATCH_SIZE) for array in arrays), strict=True)

@@ -78,7 +78,7 @@ def derive(rates: list[float], losses: list[float]) -> Bounds:
     valley = int(smoothed.argmin())
     start, floor = float(smoothed[0]), float(smoothed[valley])
     if start - floor < LEAST_DESCENT * start:
-        remedy = "check the labels, try another lr_search.lowest and lr_search.highest, a higher classifier.temperature"
+        remedy = "check the labels, try another lr_search.lowest and lr_search.highest, another classifier.temperature"
         raise InputError(_failed(f"never fell from its start of {start:.3f}", remedy))
     signs = np.random.default_rng(0).choice([-1, 1], (BOOTSTRAP_DRAWS, end))
     draws = smooth(ladder, smoothed + (raw - smoothed) * signs)

@@ -554,3 +554,18 @@ def test_a_batch_size_of_its_own_gives_an_epoch_twenty_steps(images: int, accumu
 
 def test_without_a_batch_size_there_are_twenty_steps() -> None:
     assert len(make_data(train=300, batch_size=None).train_dataloader()) == 20
+
+
+def test_devices_share_the_images_that_are_evaluated_and_are_no_more_than_these() -> None:
+    data = make_data(test=7)
+    labels = []
+    for rank in range(3):
+        device = SimpleNamespace(type="cpu")
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=rank, world_size=3, strategy=SimpleNamespace(root_device=device)
+        )
+        labels += [label for _, batch in data.test_dataloader() for label in batch.tolist()]
+    assert labels == data.test.labels.tolist()  # type: ignore[union-attr]
+    data.trainer.world_size = 8  # type: ignore[union-attr,misc]
+    with pytest.raises(InputError, match="only 7 images"):
+        data.test_dataloader()
