@@ -107,6 +107,7 @@ for size in sizes:
         assert outputs.labels.tolist() == data.test.labels.tolist()
         right = [found.images, found.confusion, found.flip_accuracy.value, round(metrics["test/accuracy"], 6)]
         print(json.dumps(right), round(metrics["test/loss"], 4), flush=True)
+    trainer.strategy.barrier()  # so that none has ended while another still looks for it
 """
 
 
