@@ -15,7 +15,7 @@ import numpy as np
 
 from cifar_resnet.data.files import printable
 from cifar_resnet.data.images import read
-from cifar_resnet.errors import InputError, RunError
+from cifar_resnet.errors import InputError, RunError, one_line
 from cifar_resnet.interruption import SIGNALS, end_with_parent
 from cifar_resnet.messages import progress_bar
 
@@ -56,9 +56,8 @@ def decode(files: Sequence[Path], side: int, resize: bool) -> np.ndarray:
         ProcessPoolExecutor(cores, fork, initializer=_begin, initargs=(decode_chunk, os.getpid())) as processes,
         _ending(processes),
     ):
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until each process ignores them
-        done = processes.map(_work, starts)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        with _blocked_signals(), _allowed():  # until each process ignores them
+            done = processes.map(_work, starts)
         _watch(done, len(files))
     return images
 
@@ -77,6 +76,23 @@ def _begin(decode_chunk: Callable[[int], int], parent: int) -> None:
 
 def _work(start: int) -> int:
     return _inherited[0](start)
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _allowed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"the system starts no process to read images: {one_line(error)}: close others") from error
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Many files are decoded as one at a time is, whoever does it, and an end of it leaves nobody behind."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -46,6 +47,19 @@ def test_the_first_bad_file_is_named(files: list[Path], count: int) -> None:
     broken[25] = Path("neither.png")
     with pytest.raises(InputError, match=r"^none.png cannot be read as an image"):
         decode(broken, 32, True)
+
+
+@LINUX
+def test_signals_are_heard_again_where_no_process_can_be_started(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    with pytest.raises(RunError, match=r"^the system starts no process to read images: .*unavailable: close others"):
+        decode(files, 32, True)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
 
 
 @LINUX
