@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from cifar_resnet.data.augment import Augmentation, pad, padding_of
 from cifar_resnet.data.batches import TrainingBatches, TrainingLoader, batch_size_for
 from cifar_resnet.data.memory import check_memory
-from cifar_resnet.data.sources import Examples, ImageSet, Source
+from cifar_resnet.data.sources import ImageSet, Source
+from cifar_resnet.data.split import split_training
 from cifar_resnet.errors import InputError
 
 EVALUATION_BATCH_SIZE = 1000
@@ -35,7 +36,8 @@ class ImageDataModule(LightningDataModule):
     """Batches of uint8 images for training, validation and test.
 
     Training batches are shuffled and augmented. Without a validation split the validation loop watches the test
-    images, so that there is a test curve; nothing is chosen by it. Every device evaluates all images.
+    images, so that there is a test curve; nothing is chosen by it. Several devices share every batch, and what is
+    evaluated.
 
     Args, beside those that `cifar_resnet.cli.sections.Data` describes with their ranges:
         source: offers the training and the test images, of which none are read before `setup` asks for them.
@@ -88,7 +90,7 @@ class ImageDataModule(LightningDataModule):
         first_fit = stage != "test" and self.train is None
         needs_test = stage in (None, "test") or "test" in (self.validation_name, self.test_statistics)
         # All that can be refused unread is refused before the slow part, which reads what is used and no more.
-        split = _split(self.source.train(), self.val_size, self.train_size, self.seed) if first_fit else None
+        split = split_training(self.source.train(), self.val_size, self.train_size, self.seed) if first_fit else None
         test = self.source.test() if needs_test and self.test is None else None
         train, val = split or (None, None)
         others = sum(len(part) for part in (val, test) if part is not None)
@@ -220,34 +222,3 @@ class ImageDataModule(LightningDataModule):
 def _read(images: ImageSet | None) -> ImageSet:
     assert images is not None, "call setup() first"
     return images
-
-
-def _split(images: Examples, val_size: int, train_size: int | None, seed: int) -> tuple[Examples, Examples | None]:
-    if val_size + (train_size or 1) > len(images):
-        raise InputError(
-            f"data.val_size={val_size} and data.train_size={train_size} together ask for more than the "
-            f"{len(images):,} training images that there are"
-        )
-    images, val = _stratified(images, val_size, seed) if val_size else (images, None)
-    if train_size is not None and train_size < len(images):
-        _, images = _stratified(images, train_size, seed)
-    return images, val
-
-
-def _stratified(images: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
-    """Split ``size`` images off, class proportions kept; both parts stay in order."""
-    from sklearn.model_selection import train_test_split  # noqa: PLC0415  (a second of imports that most runs do not need)
-
-    present, counts = np.unique(images.labels, return_counts=True)
-    if counts.min() == 1:
-        name = images.classes[present[counts.argmin()]]
-        raise InputError(
-            f"data.val_size and data.train_size cannot split the class {name!r}, of which one image is left: "
-            "give it more images, or leave both sizes out"
-        )
-    if min(size, len(images) - size) < len(present):
-        raise InputError(
-            f"data.val_size and data.train_size must leave at least one image of each of the {len(present)} classes"
-        )
-    rest, taken = train_test_split(np.arange(len(images)), test_size=size, stratify=images.labels, random_state=seed)
-    return images.subset(np.sort(rest)), images.subset(np.sort(taken))
