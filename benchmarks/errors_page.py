@@ -16,7 +16,7 @@ import measure
 from cifar_resnet import build
 from cifar_resnet.callbacks import errors_page
 from cifar_resnet.callbacks.outputs import OutputCollector
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.training.checkpoint import load_classifier
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cifar_resnet.analysis.labels import describe_images, doubt, find_neighbours
 from cifar_resnet.build import build_data
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.training.checkpoint import load_classifier
 
 SHARE = 0.02

@@ -27,7 +27,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.tuner import Tuner
 
 from cifar_resnet import build
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.folder import Folder
 from cifar_resnet.data.sources import Digits, ImageSet, Source

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.cli.sections import Images
 from cifar_resnet.data.datamodule import ImageDataModule

@@ -49,7 +49,7 @@ def evaluate(*overrides: str) -> "Evaluation":
 
 
 def _run(command: str, job: str, overrides: Sequence[str]) -> Any:
-    from cifar_resnet.cli.command import compose
+    from cifar_resnet.cli.compose import compose
     from cifar_resnet.messages import say_loading
 
     config = compose(command, *overrides)  # before what takes seconds to import

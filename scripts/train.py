@@ -1,6 +1,7 @@
 """Train, and see what went wrong: `python scripts/train.py --help` shows the keys."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends without a traceback until there is a listener
@@ -20,12 +21,17 @@ def main(config: Train) -> object:
     return train(config)
 
 
-def compare(results: list[Any]) -> None:
+def compare(folders: list[Path]) -> None:
     """Compare what several values of a key came to."""
     from cifar_resnet.results.compare import compare_folders
 
-    compare_folders([result.folder for result in results if result is not None])
+    compare_folders(folders)
+
+
+def score(result: Any) -> float | None:
+    """Return what a search over values makes as large as it can."""
+    return result.val_accuracy
 
 
 if __name__ == "__main__":
-    run("train", main, afterwards=compare)
+    run("train", main, afterwards=compare, score=score)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701  torch documents it under this name
 
 from cifar_resnet import build
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 
 LOGGED = 4
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cifar_resnet import build, checks, experiment, find_lr, train
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.data.sources import Digits, ImageSet
 from cifar_resnet.errors import InputError
 from cifar_resnet.training.checkpoint import read_checkpoint

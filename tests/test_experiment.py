@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10
 
 from cifar_resnet import build, evaluate, experiment, find_lr, train
 from cifar_resnet.cli import command
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.overrides import CONFIGS
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.sources import Digits
@@ -327,7 +327,7 @@ def test_several_runs_are_named_compared_and_outlive_one_that_fails(
     typed = ["-m", "model.width=2,4", "seed=0,1,2", *(word for word in SMALL if "width" not in word), *GIVEN]
     monkeypatch.setattr(sys, "argv", ["train.py", *typed, "trainer.max_epochs=2", "errors.limit=0"])
     with pytest.raises(SystemExit) as stopped:
-        command.run("train", job, afterwards=lambda results: compare_folders([result.folder for result in results]))
+        command.run("train", job, afterwards=compare_folders)
     assert str(stopped.value.code).splitlines()[1:] == ["run 5 of 6: model.width=4 seed=1: it fails by design"]
     expected = {f"width={width},seed={seed}" for width in (2, 4) for seed in range(3)} - {"width=4,seed=1"}
     assert {path.name for path in Path("lightning_logs").iterdir()} == expected

@@ -16,7 +16,7 @@ import cifar_resnet
 from cifar_resnet.build import build_data
 from cifar_resnet.checks import try_classifier
 from cifar_resnet.cli import overrides
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.overrides import CONFIGS
 
 ROOT = CONFIGS.parent

@@ -1,73 +1,36 @@
-"""From a command line to a job: compose the configuration, check it, call; without torch until the job imports it."""
+"""A command: what its options ask for, done; what ends it, in one line. Without torch until the job imports it."""
 
 import argparse
-import errno
 import json
 import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
-import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from cifar_resnet import interruption, messages
+from cifar_resnet import interruption
 from cifar_resnet.cli import overrides, wording
+from cifar_resnet.cli.compose import compose, compose_plain, resolve
+from cifar_resnet.cli.jobs import NO_ROOM, Job, call
+from cifar_resnet.cli.multirun import run_several
 from cifar_resnet.cli.schema import COMMANDS
-from cifar_resnet.errors import Finished, InputError, RunError, one_line
+from cifar_resnet.cli.sweep import Score
+from cifar_resnet.errors import InputError, RunError, one_line
 from cifar_resnet.interruption import Answer, Interrupted
 
-Job = Callable[[Any], object]
-
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 LONGEST_LINE = 400  # of an error, which may quote whatever was typed; the middle of a longer one is left out
 
 
-def compose(name: str, *typed: str) -> Any:
-    """Return an object of the command's class in `COMMANDS`; raise `InputError` where it cannot be one."""
-    try:
-        return COMMANDS[name].model_validate(_resolve(_compose(name, typed), throw_on_missing=True))
-    except ValidationError as error:
-        raise InputError(wording.explain(error, name)) from error
-
-
-def _resolve(config: DictConfig, throw_on_missing: bool = False) -> Any:
-    """Return plain values; `InputError` where one is not set, or refers to what is not there."""
-    try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=throw_on_missing)
-    except MissingMandatoryValue as error:
-        raise InputError(f"{error.full_key} is not set: give {error.full_key}=VALUE (--help says which)") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-
-
-def _compose(name: str, typed: Iterable[str]) -> DictConfig:
-    readable = overrides.name_network([overrides.read_override(each, name) for each in typed])
-    of_network = [each for each in readable if overrides.OF_NETWORK.match(each)]
-    try:
-        with hydra.initialize_config_dir(str(overrides.CONFIGS), version_base="1.3"):
-            config = hydra.compose(name, readable)
-            if any(each.startswith("model=") for each in of_network):  # an experiment's arguments may be of another one
-                own = hydra.compose(name, of_network).model
-                config.model = OmegaConf.masked_copy(config.model, list(own))
-            return config
-    except HydraException as error:
-        key = getattr(error.__cause__, "full_key", None)
-        raise InputError(overrides.no_such_key(key, name) if key else one_line(error)) from error
-
-
-def run(name: str, job: Job, afterwards: Callable[[list[Any]], object] = len) -> None:
+def run(name: str, job: Job, afterwards: Callable[[list[Path]], object] = len, score: Score | None = None) -> None:
     """Call a job with the configuration of the command ``name`` as the command line changes it.
 
-    With -m it is called once for each combination of values, and ``afterwards`` with what those returned that did not
-    fail.
+    With -m it is called several times, and ``afterwards`` and ``score`` are as `run_several` has them.
 
     What ends it is one line on standard error. Exit code 2: something that the user gave; 1: something that happened to
     a run that had begun; 128 + n: signal n. A traceback means a bug.
@@ -77,7 +40,7 @@ def run(name: str, job: Job, afterwards: Callable[[list[Any]], object] = len) ->
         interruption.end_with_parent(os.getppid(), "the process of the first device has ended, and this one with it\n")
     try:
         with interruption.answering(Answer.RAISE):
-            _run(name, job, afterwards)
+            _run(name, job, afterwards, score)
     except (InputError, HydraException, argparse.ArgumentError) as error:
         line = f"{name}.py: {one_line(error)}"
         fits = len(line) <= LONGEST_LINE
@@ -85,10 +48,6 @@ def run(name: str, job: Job, afterwards: Callable[[list[Any]], object] = len) ->
         sys.exit(2)
     except RunError as error:
         sys.exit(f"{name}.py: {error}")
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        sys.exit(f"{name}.py: {error.filename or 'the run folder'} cannot be written ({error.strerror}): make room")
     except Interrupted as stop:
         _say_how_to_go_on(name)
         sys.exit(stop.exit_code)
@@ -114,7 +73,7 @@ def _say_how_to_go_on(name: str) -> None:
         print(f"interrupted; it goes on with: {line}", file=sys.stderr)
 
 
-def _run(name: str, job: Job, afterwards: Callable[[list[Any]], object]) -> None:
+def _run(name: str, job: Job, afterwards: Callable[[list[Path]], object], score: Score | None) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -126,57 +85,18 @@ def _run(name: str, job: Job, afterwards: Callable[[list[Any]], object]) -> None
         raise InputError(f"{unknown[0]}: no such option; a key is set by KEY=VALUE, without dashes; {near}")
     options.overrides = overrides.name_positional(options.overrides, name)
     if options.help:
-        _show_help(name, _compose(name, options.overrides))
+        _show_help(name, compose_plain(name, options.overrides))
     elif options.cfg:
-        print(OmegaConf.to_yaml(_compose(name, options.overrides)))
+        print(OmegaConf.to_yaml(compose_plain(name, options.overrides)))
     elif options.multirun:
-        _run_several(name, job, options.overrides, afterwards)
+        run_several(name, job, options.overrides, afterwards, score)
     else:
-        _call(job, compose(name, *options.overrides), sys.argv[1:])
-
-
-def _run_several(name: str, job: Job, typed: Sequence[str], afterwards: Callable[[list[Any]], object]) -> None:
-    """Call a job for each combination of values; one that fails does not stop the others."""
-    lines = list(overrides.combinations(typed, name))
-    common = set.intersection(*map(set, lines))
-    own = [[word for word in line if word not in common] for line in lines]
-    named = [overrides.name_run(*each, name) for each in zip(lines, own, strict=True)]
-    configs = [compose(name, *line) for line in named]  # all are checked before the first runs
-    results, failed = [], []
-    for number, (config, line, words) in enumerate(zip(configs, named, own, strict=True), 1):
-        title = f"run {number} of {len(lines)}" + (f": {shlex.join(words)}" if words else "")
-        messages.say(title)
-        try:
-            results.append(_call(job, config, line))
-        except (InputError, RunError) as error:
-            failed.append(f"{title}: {one_line(error)}")
-            messages.say(f"failed: {one_line(error)}")
-    if len(results) > 1:
-        afterwards(results)
-    if failed:
-        raise RunError("\n".join([f"{len(failed)} of {len(lines)} runs failed", *failed]))
-
-
-def _call(job: Job, config: Any, line: Sequence[str]) -> object:
-    """Do one job, perhaps of several, and leave the process as it was: one that it starts is to do this job alone."""
-    if config.needs_torch:
-        messages.say_loading()  # within a second of Enter, for a mistake would have been answered by now
-    arguments, environment = sys.argv, dict(os.environ)
-    sys.argv = [arguments[0], *line]
-    try:
-        return job(config)
-    except Finished as done:
-        print(done)
-        return None
-    finally:  # the ranks that Lightning leaves there would be taken for those of the next job
-        sys.argv = arguments
-        os.environ.clear()
-        os.environ.update(environment)
+        call(job, compose(name, *options.overrides), sys.argv[1:])
 
 
 def _show_help(name: str, config: DictConfig) -> None:
     """Print the head of the command's file, and each key with its value, its meaning and what it accepts."""
-    config = OmegaConf.create(_resolve(config))
+    config = OmegaConf.create(resolve(config))
     head = (overrides.CONFIGS / f"{name}.yaml").read_text().partition("\n\n")[0]
     print(head.replace("# ", ""), end="\n\n")
     for group in COMMANDS[name].groups:

@@ -10,7 +10,7 @@ from os.path import expanduser
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 
 from cifar_resnet.cli.schema import COMMANDS
@@ -20,6 +20,7 @@ from cifar_resnet.errors import InputError, one_line
 CONFIGS = next(folder / "configs" for folder in Path(__file__).parents if (folder / "configs").is_dir())
 """The YAML files: beside the package in the repository, inside it where it was installed."""
 OF_NETWORK = re.compile(r"[+~]*model[.=]")
+OF_HYDRA = re.compile(r"[+~]*hydra[./](launcher|sweeper)\b")
 LONGEST_NAME = 100  # of a run's folder, in characters
 MOST_BRACKETS = 50  # in a value that is no text: what reads lists in lists in lists goes no deeper than Python's stack
 
@@ -59,10 +60,42 @@ def name_network(readable: list[str]) -> list[str]:
     return ["model=_own", *(re.sub(r"^\+*model\.", "++model.", each) for each in others)]
 
 
+def is_for_hydra(typed: str) -> bool:
+    """Whether a word is about what Hydra does with several runs, and none of a run's own."""
+    return OF_HYDRA.match(typed) is not None
+
+
+def is_swept(typed: str, command: str) -> bool:
+    """Whether a word gives a key several values, or a range of them."""
+    return _parse(typed, command).is_sweep_override()
+
+
+def readable(typed: str, command: str) -> str:
+    """Return a word as Hydra reads it, several values too."""
+    return str(_parse(typed, command).input_line)
+
+
+def ends(typed: Iterable[str], command: str) -> Iterator[tuple[str, ...]]:
+    """Return two command lines: each key that has several values with the first of them, and with the last."""
+    lines = []
+    for each in (_parse(word, command) for word in typed):
+        value = each.value()
+        if isinstance(value, IntervalSweep):
+            values = [str(value.start), str(value.end)]
+        else:
+            values = list(each.sweep_string_iterator()) if each.is_sweep_override() else []
+        lines.append(
+            [f"{each.get_key_element()}={end}" for end in values[:1] + values[-1:]] or [str(each.input_line)] * 2
+        )
+    return zip(*lines, strict=True)
+
+
 def combinations(typed: Iterable[str], command: str) -> Iterator[tuple[str, ...]]:
     """Return a command line for each combination of the values, where a key may have several."""
     lines = []
     for each in (_parse(word, command) for word in typed):
+        if isinstance(each.value(), IntervalSweep):
+            raise InputError(f"{each.input_line}: a range, which needs hydra/sweeper=optuna; or give several values")
         several = each.sweep_string_iterator() if each.is_sweep_override() else ()
         lines.append([f"{each.get_key_element()}={value}" for value in several] or [str(each.input_line)])
     return product(*lines)
@@ -81,6 +114,8 @@ def name_run(line: Sequence[str], own: Sequence[str], command: str) -> list[str]
 
 def _parse(typed: str, command: str) -> Override:
     """Read ``key=value`` as Hydra's grammar has it, or else the value as the text that it is."""
+    if is_for_hydra(typed):
+        raise InputError(f"{typed}: is about several runs; put -m before it")
     parts = re.fullmatch(r"(\+{0,2}|~)([\w./]+)(?:=(.*))?", typed, re.DOTALL | re.ASCII)
     if "=" not in typed and (meant := _key_of_file(typed, command)):
         raise InputError(f"{typed}: write {meant}={typed}")

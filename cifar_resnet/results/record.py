@@ -30,6 +30,7 @@ class TrainResult:
 
     Attributes:
         accuracy: share of the test images that are classified correctly, 0 to 1.
+        val_accuracy: that of the images held out of training, after the last epoch; None where there were none.
         lr_min, lr_max: the bounds of the One Cycle schedule, given or found.
         classifier: the trained network in evaluation mode; raw pixels in, logits out.
         evaluation: every figure of the test.
@@ -38,6 +39,7 @@ class TrainResult:
     """
 
     accuracy: float
+    val_accuracy: float | None
     lr_min: float
     lr_max: float
     classifier: ImageClassifier
@@ -136,6 +138,7 @@ def record_result(
     run.point_to_it()
     return TrainResult(
         accuracy=evaluation.accuracy.value,
+        val_accuracy=history.epochs[-1].val_accuracy if history.epochs and data.val is not None else None,
         lr_min=classifier.hparams["lr_min"],
         lr_max=classifier.hparams["lr_max"],
         classifier=classifier.eval(),

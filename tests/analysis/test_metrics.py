@@ -21,7 +21,7 @@ from cifar_resnet.analysis.metrics import CALIBRATION_BINS, Evaluation, evaluate
 from cifar_resnet.callbacks.evaluator import Evaluator
 from cifar_resnet.callbacks.gallery import MisclassifiedGallery
 from cifar_resnet.callbacks.outputs import OutputCollector
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError
 from cifar_resnet.training.classifier import ImageClassifier

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cifar_resnet.cli import command, overrides
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.overrides import CONFIGS, read_override
 from cifar_resnet.errors import InputError
 
@@ -117,7 +118,8 @@ def test_where_nothing_is_near_nothing_is_suggested(refusal: Callable[..., str],
         ("~optimizer._target_", "optimizer._target_=VALUE"),
         ("data.batch_size=1,2", "put -m before it"),
         ("seed=1 -m data.flip=maybe", "data.flip=maybe: expected true or false"),
-        ("-m seed=interval(0,1)", "Can only enumerate CHOICE and RANGE sweeps"),
+        ("-m seed=interval(0,1)", "seed=interval(0,1): a range, which needs hydra/sweeper=optuna"),
+        ("hydra/launcher=joblib", "hydra/launcher=joblib: is about several runs; put -m before it"),
         ("-m seed=1,2 hydra.sweep.dir=x", "hydra.sweep.dir: no such key"),
         ("--cfg=foo", "invalid choice: 'foo'"),
         ("--config-name=nope", "--config-name=nope: no such option"),
@@ -354,12 +356,12 @@ def test_a_failing_job_ends_in_one_line(
 def test_of_several_runs_one_that_fails_is_listed_and_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def refuses_two(config: Any) -> int:
+    def refuses_two(config: Any) -> object:
         if config.seed == 2:
             raise InputError("photos/a.png is broken:\n repair it")
-        return config.seed * 10
+        return SimpleNamespace(folder=Path(f"version_{config.seed}"))
 
-    seen: list[list[int]] = []
+    seen: list[list[Path]] = []
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=1,2,3", "data=digits"])
     with pytest.raises(SystemExit) as stopped:
         command.run("train", refuses_two, afterwards=seen.append)
@@ -367,7 +369,7 @@ def test_of_several_runs_one_that_fails_is_listed_and_does_not_stop_the_others(
         "train.py: 1 of 3 runs failed",
         "run 2 of 3: seed=2: photos/a.png is broken: repair it",
     ]
-    assert seen == [[10, 30]]
+    assert seen == [[Path("version_1"), Path("version_3")]]
     assert "failed: photos/a.png is broken: repair it" in capfd.readouterr().err.splitlines()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from cifar_resnet.analysis.gradcam import METHODS
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.overrides import CONFIGS, choices
 from cifar_resnet.cli.schema import COMMANDS
 from cifar_resnet.cli.wording import describe, expected, explain

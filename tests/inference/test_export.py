@@ -15,7 +15,7 @@ from conftest import make_classifier, make_data, make_trainer, read_data
 from PIL import ExifTags, Image
 from torch import Tensor, nn
 
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import Digits
 from cifar_resnet.errors import InputError

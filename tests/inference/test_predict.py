@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, ImageOps
 from rich.console import Console
 
 from cifar_resnet.analysis.drawing import CARD_GAP, IMAGE_SIDE, LINE_HEIGHT, LONE_IMAGE_SIDE, LONGEST_CAPTION, PANEL_GAP
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.data.files import printable
 from cifar_resnet.data.images import read, read_batches
 from cifar_resnet.errors import InputError

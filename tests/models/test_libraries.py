@@ -12,7 +12,7 @@ from torchvision import models
 from cifar_resnet import evaluate, train
 from cifar_resnet.analysis.remarks import remark_batch_norm
 from cifar_resnet.checks import try_classifier
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference.export import export
 from cifar_resnet.models import from_timm, from_torchvision

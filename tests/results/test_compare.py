@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.errors import InputError
 from cifar_resnet.results.compare import Difference, Group, compare, subtract, summarize
 from cifar_resnet.results.runs import Run, find_runs, group_runs

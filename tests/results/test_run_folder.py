@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.errors import InputError
 from cifar_resnet.results.run_folder import RunFolder
 

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from cifar_resnet.build import build_trainer
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.errors import InputError, RunError
 from cifar_resnet.training.checkpoint_io import AtomicCheckpointIO, read_contents, remove_leftovers
 from cifar_resnet.training.fingerprint import fingerprint

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cifar_resnet import build, evaluate, train
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.inference.export import export
 from cifar_resnet.inference.predict import predict
 from cifar_resnet.training import precision

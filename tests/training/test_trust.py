@@ -11,7 +11,7 @@ from conftest import SGD, make_classifier, make_data
 from torch import nn
 from torch.optim import Optimizer
 
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.errors import InputError
 from cifar_resnet.experiment import evaluate
 from cifar_resnet.inference.export import export
