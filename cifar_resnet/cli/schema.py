@@ -45,11 +45,18 @@ class Train(Section):
         for low, high in (
             ("schedule.peak_epoch", "trainer.max_epochs"),
             ("schedule.lr_min", "schedule.lr_max"),
+            ("schedule.lr_end", "schedule.lr_max"),
             ("lr_search.lowest", "lr_search.highest"),
         ):
             below, above = attrgetter(low, high)(self)
             if below is not None and above is not None and below >= above:
                 raise InputError(f"{low}={below}: must be below {high}={above}")
+        schedule, epochs = self.schedule, self.trainer.max_epochs
+        if schedule.flat_epochs and schedule.peak_epoch + schedule.flat_epochs >= epochs:
+            raise InputError(
+                f"schedule.flat_epochs={schedule.flat_epochs}: with schedule.peak_epoch={schedule.peak_epoch} must be "
+                f"below trainer.max_epochs={epochs}"
+            )
         if (self.data.cutout or 0) > self.data.image_size:
             raise InputError(f"data.cutout={self.data.cutout}: is larger than data.image_size={self.data.image_size}")
         clip = self.trainer.gradient_clip_val

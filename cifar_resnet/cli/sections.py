@@ -12,8 +12,10 @@ from cifar_resnet.cli.kinds import (
     Count,
     Cutout,
     Devices,
+    Flip,
     Folder,
     ImageSize,
+    LastRate,
     Method,
     Precision,
     Rate,
@@ -102,7 +104,7 @@ class Data(Images, extra="forbid"):
     batch_size: BatchSize | None = Field(description="images in a step, over all devices; null: by their number")
     num_workers: int | None = Field(ge=0, le=256, description="that augment; null: none on a CPU, up to 8 beside a GPU")
     padding: Literal["reflect", "mean"] = Field(description="what surrounds a training image before it is cropped")
-    flip: bool = Field(description="mirror half of the training images")
+    flip: Flip = Field(description="mirror half of the training images; alternating: each in every other epoch")
     cutout: Cutout | None = Field(description="side of the square cut out of training images; null: a quarter")
     val_size: Size = Field(description="training images held out for tuning; 0: train on all")
     train_size: Count | None = Field(description="train on this many only, class proportions kept; null: all")
@@ -111,8 +113,11 @@ class Data(Images, extra="forbid"):
 
 class Schedule(Section):
     peak_epoch: float = Field(ge=0, le=10_000, description="up to lr_max until its end, counted from 1; then down")
-    lr_min: Rate | None = Field(description="rate of the first and of the last step; null: found by the search")
+    lr_min: Rate | None = Field(description="rate of the first step, and of the last; null: found by the search")
     lr_max: Rate | None = Field(description="rate of the peak; null: found by the search")
+    lr_end: LastRate | None = Field(description="rate of the last step, 0 or more; null: lr_min")
+    flat_epochs: float = Field(ge=0, le=10_000, description="epochs at the end that keep the rate of the last step")
+    bias_factor: float = Field(ge=1e-3, le=1e3, description="rate of biases / all others; divides their weight decay")
 
 
 class LrSearch(Section):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_resnet.cli import sections
-from cifar_resnet.cli.kinds import ImageSize
+from cifar_resnet.cli.kinds import ImageSize, LastRate
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.checkpoint_io import read_contents
 from cifar_resnet.training.classifier import ImageClassifier
@@ -42,6 +42,9 @@ class Hyperparameters(sections.Classifier, sections.Schedule):
     std: Deviations
     test_mean: Means
     test_std: Deviations
+    lr_end: LastRate | None = None  # type: ignore[assignment]
+    flat_epochs: float = Field(0.0, ge=0, le=10_000)
+    bias_factor: float = Field(1.0, ge=1e-3, le=1e3)
     optimizer: sections.Optimizer
     max_epochs: int = Field(ge=1, le=10_000)
     image_size: ImageSize = 32

@@ -45,7 +45,10 @@ class ImageClassifier(LightningModule):
         mean, std: of the training images' channels, ``[3]`` in 0 to 1, by which images are normalized.
         test_mean, test_std: take their place in evaluation mode.
         optimizer: ``{"_target_": dotted name, ...}`` of a torch optimizer, without its rate.
-        lr_min, lr_max: rate of the first and last step, and of the peak; None as long as they are not known.
+        lr_min, lr_max: rate of the first step, and of the peak; None as long as they are not known.
+        lr_end: rate of the last step; None: ``lr_min``.
+        flat_epochs: epochs at the end that keep the rate of the last step.
+        bias_factor: the rate of biases as a multiple of all others', by which their weight decay is divided.
         peak_epoch: epoch at whose end the rate is ``lr_max``, counted from 1.
         max_epochs: epochs of the whole schedule.
         temperature: the softmax temperature: the network's outputs are divided by it. With PyTorch's initialisation
@@ -78,6 +81,9 @@ class ImageClassifier(LightningModule):
         lr_max: float | None = None,
         peak_epoch: float = 5,
         max_epochs: int = 24,
+        lr_end: float | None = None,
+        flat_epochs: float = 0.0,
+        bias_factor: float = 1.0,
         temperature: float = 8.0,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | None = None,
@@ -193,16 +199,31 @@ class ImageClassifier(LightningModule):
         metrics.reset()
 
     def make_optimizer(self, lr: float) -> Optimizer:
-        """Return a new optimizer over the network's parameters with the rate ``lr``."""
-        return make(Optimizer, self.hparams["optimizer"], "optimizer", self.network.parameters(), lr=lr)
+        """Return a new optimizer over the network's parameters with the rate ``lr``, biases in a group of their own.
+
+        They are where ``bias_factor`` is not 1. What weight decay takes off in a step is the same share of all.
+        """
+        parameters, factor = self.network.parameters(), self.hparams["bias_factor"]
+        if factor == 1:
+            return make(Optimizer, self.hparams["optimizer"], "optimizer", parameters, lr=lr)
+        named = [(name.endswith("bias"), parameter) for name, parameter in self.network.named_parameters()]
+        others, biases = ([parameter for is_bias, parameter in named if is_bias is kind] for kind in (False, True))
+        groups = [{"params": others}, {"params": biases, "lr": factor * lr}]
+        optimizer = make(Optimizer, self.hparams["optimizer"], "optimizer", groups, lr=lr)
+        of_biases = optimizer.param_groups[1]
+        if "weight_decay" in of_biases:
+            of_biases["weight_decay"] /= factor
+        return optimizer
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and the One Cycle schedule, stepped with it."""
         hparams = self.hparams
         optimizer = self.make_optimizer(hparams["lr_max"])
         total_steps = int(self.trainer.estimated_stepping_batches)
-        peak = hparams["peak_epoch"] / hparams["max_epochs"]
-        scheduler = one_cycle(optimizer, hparams["lr_min"], hparams["lr_max"], peak, total_steps)
+        peak, flat = (hparams[name] / hparams["max_epochs"] for name in ("peak_epoch", "flat_epochs"))
+        scheduler = one_cycle(
+            optimizer, hparams["lr_min"], hparams["lr_max"], peak, total_steps, hparams["lr_end"], flat
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "step/learning_rate"},
