@@ -20,6 +20,7 @@ from cifar_resnet.callbacks.resumption import ResumableCheckpoint
 from cifar_resnet.cli.schema import Evaluate, Train
 from cifar_resnet.cli.sections import Call, Images
 from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.patches import patch_covariance
 from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.models.libraries import has_weights, origin_of, settle
@@ -127,6 +128,7 @@ def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False
     if origin is not None and has_weights(model):
         statistics = {name: list(getattr(origin, name.removeprefix("test_"))) for name in statistics}
     weights = balanced_weights([*data.class_counts.values()]) if config.classifier.class_weights else None
+    covariance = patch_covariance(data.train.images, data.std) if config.model.whiten and data.train else None
     classifier = ImageClassifier(
         model=without_weights(model) if resumed else model,
         classes=list(data.classes),
@@ -137,7 +139,8 @@ def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False
         **config.classifier.model_dump() | {"class_weights": weights},
         image_size=data.image_size,
         validation_name=data.validation_name,
-        flip=data.flip,
+        flip=bool(data.flip),
+        patch_covariance=covariance,
     )
     classifier.hparams["model"] = model
     return classifier

@@ -57,6 +57,10 @@ class Train(Section):
                 f"schedule.flat_epochs={schedule.flat_epochs}: with schedule.peak_epoch={schedule.peak_epoch} must be "
                 f"below trainer.max_epochs={epochs}"
             )
+        if self.model.ghost and self.trainer.sync_batchnorm:
+            raise InputError(
+                f"model.ghost={self.model.ghost}: trainer.sync_batchnorm=true would take it away; choose one"
+            )
         if (self.data.cutout or 0) > self.data.image_size:
             raise InputError(f"data.cutout={self.data.cutout}: is larger than data.image_size={self.data.image_size}")
         clip = self.trainer.gradient_clip_val

@@ -29,6 +29,8 @@ Names = Annotated[Sequence[str], Field(min_length=2), AfterValidator(_distinct)]
 Means = Annotated[Sequence[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Deviations = Annotated[Sequence[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 
+Row = Annotated[Sequence[Annotated[float, Field(ge=-1e9, le=1e9)]], Field(min_length=27, max_length=27)]
+Covariance = Annotated[Sequence[Row], Field(min_length=27, max_length=27)]
 Weights = Annotated[Sequence[Annotated[float, Field(ge=0, le=1e7)]], Field(min_length=2)]
 
 
@@ -50,6 +52,7 @@ class Hyperparameters(sections.Classifier, sections.Schedule):
     image_size: ImageSize = 32
     validation_name: Literal["val", "test"]
     flip: bool = False
+    patch_covariance: Covariance | None = None
 
     @model_validator(mode="after")
     def _has_a_weight_a_class(self) -> Self:

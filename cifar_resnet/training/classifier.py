@@ -60,6 +60,8 @@ class ImageClassifier(LightningModule):
         image_size: side of the images in pixels, for networks that take an argument of this name.
         validation_name: under which the validation loop logs, ``val`` or ``test``.
         flip: whether it is trained on mirror images too, so that they have the class of the image.
+        patch_covariance: of the normalized training images, ``[27, 27]``, for networks that take an argument of this
+            name; None where it was not derived.
     """
 
     mean: Tensor
@@ -92,11 +94,13 @@ class ImageClassifier(LightningModule):
         image_size: int = 32,
         validation_name: str = "test",
         flip: bool = False,
+        patch_covariance: Sequence[Sequence[float]] | None = None,
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.classes = tuple(classes)
-        self.network = make(nn.Module, model, "model", offered={"image_size": image_size}, num_classes=len(classes))
+        offered = {"image_size": image_size, "patch_covariance": patch_covariance}
+        self.network = make(nn.Module, model, "model", offered=offered, num_classes=len(classes))
         self.network.to(memory_format=torch.channels_last)
         if compile:
             self.network.compile(mode=compile_mode)
