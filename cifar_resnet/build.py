@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pydantic import ValidationError
 from rich import get_console
 
+from cifar_resnet.callbacks.averaging import MovingAverage
 from cifar_resnet.callbacks.progress import StepProgressBar
 from cifar_resnet.callbacks.resumption import ResumableCheckpoint
 from cifar_resnet.cli.schema import Evaluate, Train
@@ -175,6 +176,8 @@ def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback], preci
         own.append(StepProgressBar())
     if isinstance(config, Train) and config.data.val_size:  # before the next one, which keeps what it is compared with
         own.append(ModelCheckpoint(filename="best", enable_version_counter=False, monitor="val/accuracy", mode="max"))
+    if isinstance(config, Train) and config.averaging.decay:  # before those that save
+        own.append(MovingAverage(config.averaging.decay, config.averaging.every))
     if isinstance(config, Train):
         own.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
         own.append(ResumableCheckpoint(config.checkpoint.minutes, config.data.source.call))

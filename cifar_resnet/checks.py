@@ -144,7 +144,7 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int)
     parameters = checkpoint["hyper_parameters"]
     before = OF_EARLIER_VERSIONS | parameters
     before |= {"class_weights": "balanced" if parameters.get("class_weights") else "null"}
-    before |= {"lr_end": _said(before["lr_end"])}
+    before |= {"lr_end": _said(before["lr_end"]), "averaging": checkpoint.get("averaged", "null")}
     now = {
         "trainer.max_epochs": config.trainer.max_epochs,
         "schedule.peak_epoch": config.schedule.peak_epoch,
@@ -158,6 +158,7 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int)
         "schedule.lr_end": _said(config.schedule.lr_end),
         "schedule.flat_epochs": config.schedule.flat_epochs,
         "schedule.bias_factor": config.schedule.bias_factor,
+        "averaging": config.averaging.model_dump() if config.averaging.decay else "null",
     }
     for key, value in now.items():
         trained = before[key.rpartition(".")[2]]

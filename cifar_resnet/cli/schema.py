@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from cifar_resnet.cli.kinds import Name, Text
 from cifar_resnet.cli.sections import (
+    Averaging,
     Checkpoint,
     Classifier,
     Data,
@@ -34,6 +35,7 @@ class Train(Section):
     optimizer: Optimizer
     schedule: Schedule
     lr_search: LrSearch
+    averaging: Averaging
     checkpoint: Checkpoint
     classifier: Classifier
     gallery: Gallery

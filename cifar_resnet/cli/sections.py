@@ -131,6 +131,11 @@ class LrSearch(Section):
     highest: Rate = Field(description="rate at which a sweep ends")
 
 
+class Averaging(Section):
+    decay: float | None = Field(gt=0, lt=1, description="share of the mean weights that a step keeps; null: no mean")
+    every: int = Field(ge=1, le=10_000, description="steps from one update of the mean to the next")
+
+
 class Checkpoint(Section):
     minutes: float = Field(
         gt=0, le=100_000, description="from one within an epoch to the next; each epoch ends with one"

@@ -33,7 +33,7 @@ class GhostBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         parts = x.chunk(parts_of(len(x), self.images))
-        means, variances = (self.running_mean.new_empty(len(parts), self.num_features) for _ in range(2))
+        means, variances = (self.running_mean.new_zeros(len(parts), self.num_features) for _ in range(2))
         normalized = [
             F.batch_norm(part, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
             for part, mean, variance in zip(parts, means, variances, strict=True)

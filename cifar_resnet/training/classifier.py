@@ -154,7 +154,7 @@ class ImageClassifier(LightningModule):
         """Log loss and accuracy of the epoch, as they were while its images were trained on."""
         self._log_epoch("train", self.train_metrics)
 
-    def on_validation_start(self) -> None:
+    def on_validation_epoch_start(self) -> None:
         """Evaluate with the batch norm of the first device."""
         self._take_buffers_of_first_device()
 

@@ -43,7 +43,8 @@ def test_with_all_tricks_it_has_as_many_parameters() -> None:
     network = ResNet9(**TRICKS)  # type: ignore[arg-type]
     assert sum(parameter.numel() for parameter in network.parameters()) == 6_573_130
     kinds = [type(module) for module in network.modules()]
-    assert nn.ReLU not in kinds and nn.BatchNorm2d not in kinds
+    assert nn.ReLU not in kinds
+    assert nn.BatchNorm2d not in kinds
     assert kinds.count(nn.CELU) == kinds.count(GhostBatchNorm) == 8
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, value in network.named_parameters() if value.dim() == 1 and "weight" in name}
@@ -140,5 +141,5 @@ def test_a_tricked_network_is_searched_trained_saved_and_loaded(tmp_path: Path) 
 
 
 def test_ghosts_and_synchronized_batch_norm_exclude_each_other() -> None:
-    with pytest.raises(InputError, match="model.ghost=32: trainer.sync_batchnorm=true"):
+    with pytest.raises(InputError, match=r"model.ghost=32: trainer.sync_batchnorm=true"):
         compose("train", "data=digits", "model=resnet9", "model.ghost=32", "trainer.sync_batchnorm=true")
