@@ -44,7 +44,7 @@ class Hyperparameters(sections.Classifier, sections.Schedule):
     std: Deviations
     test_mean: Means
     test_std: Deviations
-    lr_end: LastRate | None = None  # type: ignore[assignment]
+    lr_end: LastRate | None = None
     flat_epochs: float = Field(0.0, ge=0, le=10_000)
     bias_factor: float = Field(1.0, ge=1e-3, le=1e3)
     optimizer: sections.Optimizer

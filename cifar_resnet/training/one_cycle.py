@@ -23,9 +23,10 @@ class OneCycle(OneCycleLR):
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each parameter group in the next step."""
-        if self.last_epoch < self.total_steps:
-            return super().get_lr()
-        return [group["min_lr"] for group in self.optimizer.param_groups]
+        behind = self.last_epoch - self.total_steps
+        if self.flat_steps and 0 <= behind <= self.flat_steps:
+            return [group["min_lr"] for group in self.optimizer.param_groups]
+        return super().get_lr()
 
 
 def one_cycle(
