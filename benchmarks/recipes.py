@@ -25,6 +25,7 @@ from cifar_resnet import build, experiment
 from cifar_resnet.callbacks.history import History
 from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.schema import Train
+from cifar_resnet.data.batches import LARGEST_BATCH
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -46,33 +47,54 @@ LADDER = {
 """Rows in their order, and what each adds; the last is `experiment=record` of another width and length."""
 SHARES = {"PAGE": 5 / 24, "FIFTH": 1 / 5, "END": 2 / 40}
 """Parts of the schedule, as shares of its epochs."""
+FIFTEEN = {
+    "as it is": [],
+    "width 16": ["model.width=16", "trainer.max_epochs=52", "schedule.peak_epoch=11"],
+    "width 32": ["model.width=32", "trainer.max_epochs=19", "schedule.peak_epoch=4"],
+    "ReLU": ["model.celu=null"],
+    "label smoothing 0.2": ["classifier.label_smoothing=0.2"],
+    "no cutout": ["data.cutout=0"],
+    "random flip": ["data.flip=true"],
+    "mean of the weights": ["averaging.decay=0.99", "schedule.lr_end=0.04", "schedule.flat_epochs=1.4"],
+    "rate 0.8": ["schedule.lr_max=0.8"],
+    "rate 0.2": ["schedule.lr_max=0.2"],
+    "batch size 256": ["data.batch_size=256", "schedule.lr_max=0.2"],
+}
+"""What is changed in `experiment=fifteen_minutes`, each by itself; of the other widths, as many epochs as fit."""
+LENGTH = {"schedule": ("peak_epoch", "flat_epochs"), "trainer": ("max_epochs",)}
+"""Keys that count epochs."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder of train/CLASS and test/CLASS: CIFAR-10 as images")
     parser.add_argument("--record", type=Path, required=True, help="file of JSON lines that is read and added to")
-    parser.add_argument("--rows", nargs="+", default=list(LADDER), metavar="NAME", help="of the ladder")
+    parser.add_argument("--table", choices=["ladder", "fifteen"], default="ladder")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="of the table; all, if none is named")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--recipe", nargs="+", metavar="KEY=VALUE", help="train this, as typed, in the ladder's place")
-    parser.add_argument("--name", help="of --recipe, in the table")
+    parser.add_argument("--width", type=int, default=16, help="of the ladder")
+    parser.add_argument("--epochs", type=int, default=8, help="of the ladder")
+    parser.add_argument("--share", type=float, default=0.25, help="of the epochs of fifteen_minutes that are trained")
     parser.add_argument("--output", type=Path, help="write the table to this JSON file")
     options = parser.parse_args()
-    if unknown := set(options.rows) - LADDER.keys():
-        parser.error(f"rows are {', '.join(map(repr, LADDER))}, not {unknown.pop()!r}")
-    recipes = {name: overrides(name, options.width, options.epochs) for name in options.rows}
-    if options.recipe:
-        recipes = {options.name or " ".join(options.recipe): options.recipe}
+    table = LADDER if options.table == "ladder" else FIFTEEN
+    rows = options.rows or list(table)
+    if unknown := set(rows) - table.keys():
+        parser.error(f"rows are {', '.join(map(repr, table))}, not {unknown.pop()!r}")
+    configs = {}
+    for row in rows:
+        if table is LADDER:
+            configs[row] = compose("train", *overrides(row, options.width, options.epochs))
+        else:
+            configs[row] = shortened(compose("train", "experiment=fifteen_minutes", *FIFTEEN[row]), options.share)
 
     for seed in options.seeds:
-        for name, recipe in recipes.items():
-            if find(options.record, recipe, seed) is None:
-                line = {"name": name, "recipe": recipe, "seed": seed, **train(recipe, seed, options.root)}
+        for row, config in configs.items():
+            if find(options.record, config, seed) is None:
+                line = {"row": row, "seed": seed, **train(config, seed, options.root), "recipe": recipe_of(config)}
                 with options.record.open("a") as file:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    show(recipes, options)
+    show(configs, options)
 
 
 def overrides(row: str, width: int, epochs: int) -> list[str]:
@@ -88,21 +110,51 @@ def overrides(row: str, width: int, epochs: int) -> list[str]:
     return sorted([*keys.values(), f"model.width={width}"], key=lambda each: "." in each.partition("=")[0])
 
 
-def find(record: Path, recipe: Sequence[str], seed: int) -> dict[str, Any] | None:
+def shortened(config: Train, share: float) -> Train:
+    """Return the same recipe with a schedule of this share of its epochs, which are whole."""
+    share = max(1, round(share * config.trainer.max_epochs)) / config.trainer.max_epochs
+    sections = {}
+    for section, keys in LENGTH.items():
+        values = getattr(config, section)
+        lengths = {key: share * getattr(values, key) for key in keys}
+        sections[section] = values.model_copy(update=lengths)
+    sections["trainer"] = sections["trainer"].model_copy(update={"max_epochs": round(lengths["max_epochs"])})
+    return config.model_copy(update=sections)
+
+
+def recipe_of(config: Train) -> dict[str, Any]:
+    """Return everything in a configuration that a result depends on, but for the seed and where the images are."""
+    own = {"model", "optimizer", "schedule", "averaging", "classifier"}
+    data = {"image_size", "batch_size", "padding", "flip", "cutout", "train_size"}
+    found: dict[str, Any] = config.model_dump(by_alias=True, exclude_unset=True, include=own)
+    found["data"] = config.data.model_dump(include=data) | {"batch_size": config.data.batch_size or LARGEST_BATCH}
+    found["epochs"] = config.trainer.max_epochs
+    return found
+
+
+def find(record: Path, config: Train, seed: int) -> dict[str, Any] | None:
     """Return what is recorded of a training."""
     lines = map(json.loads, record.read_text().splitlines()) if record.exists() else iter(())
-    return next((line for line in lines if line["recipe"] == list(recipe) and line["seed"] == seed), None)
+    recipe = recipe_of(config)
+    return next((line for line in lines if line["recipe"] == recipe and line["seed"] == seed), None)
 
 
-def train(recipe: Sequence[str], seed: int, root: str) -> dict[str, Any]:
+def train(config: Train, seed: int, root: str) -> dict[str, Any]:
     """Train as `scripts/train.py` does, and return the figures of the images held out."""
     with tempfile.TemporaryDirectory() as folder:
-        fixed = ["data=folder", f"data.root={root}", f"data.val_size={HELD_OUT}", f"seed={seed}"]
-        quiet = ["trainer.enable_progress_bar=false", f"trainer.default_root_dir={folder}", "checkpoint.minutes=10000"]
-        config: Train = compose("train", *recipe, *fixed, *quiet)
-        epochs = config.trainer.max_epochs
+        of_images = compose("train", "data=folder", f"data.root={root}", f"data.val_size={HELD_OUT}").data
+        data_keys = {"source": of_images.source, "root": root, "val_size": HELD_OUT}
+        quiet = {
+            "check_val_every_n_epoch": config.trainer.max_epochs,
+            "enable_progress_bar": False,
+            "default_root_dir": folder,
+        }
         config = config.model_copy(
-            update={"trainer": config.trainer.model_copy(update={"check_val_every_n_epoch": epochs})}
+            update={
+                "seed": seed,
+                "data": config.data.model_copy(update=data_keys),
+                "trainer": config.trainer.model_copy(update=quiet),
+            }
         )
         build.prepare(seed)
         precision = build.choose_precision(config, {}).precision
@@ -140,27 +192,27 @@ def evaluate(classifier: ImageClassifier, data: ImageDataModule) -> dict[str, fl
     return {name: (each.argmax(dim=1) == labels).double().mean().item() for name, each in names.items()}
 
 
-def show(recipes: Mapping[str, Sequence[str]], options: argparse.Namespace) -> None:
-    """Print accuracies, their differences to the row above in each seed, and the time."""
-    rows, above = [], None
-    figures = {}
-    for name, recipe in recipes.items():
-        lines = [find(options.record, recipe, seed) or {} for seed in options.seeds]
+def show(configs: Mapping[str, Train], options: argparse.Namespace) -> None:
+    """Print accuracies, their differences in each seed, and the time."""
+    is_ladder = options.table == "ladder"
+    rows, compared, figures = [], None, {}
+    for name, config in configs.items():
+        lines = [find(options.record, config, seed) or {} for seed in options.seeds]
         figures[name] = lines
         accuracy = [100 * line["accuracy"] for line in lines]
+        gained = [one - other for one, other in zip(accuracy, compared or accuracy, strict=True)]
         rows.append(
             {
                 "recipe": name,
                 "accuracy": mean_and_deviation(accuracy),
                 "with mirror images": mean_and_deviation([100 * line["flip_accuracy"] for line in lines]),
-                "− row above": mean_and_deviation([one - other for one, other in zip(accuracy, above, strict=True)])
-                if above
-                else "",
+                "− row above" if is_ladder else "− first row": mean_and_deviation(gained) if compared else "",
+                "epochs": config.trainer.max_epochs,
                 "seconds": measure.spread([line["seconds"] for line in lines]),
                 "images a second": measure.spread([line["images_per_second"] for line in lines]),
             }
         )
-        above = accuracy
+        compared = accuracy if is_ladder or compared is None else compared
     title = f"Accuracy in % on {HELD_OUT:,} images held out, mean ± standard deviation, n = {len(options.seeds)}"
     measure.report("recipes", title, rows, figures, options)
 
