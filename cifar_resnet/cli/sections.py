@@ -59,6 +59,10 @@ class Call(Section, extra="allow"):
 class Network(Call):
     set_elsewhere = {"num_classes": "the data says how many there are"}
     width: int = Maybe(ge=1, le=1024, description="channels of the first stage; scales every other")
+    celu: float | None = Maybe(gt=0, le=100, description="alpha of a CELU in the place of each ReLU; null: ReLU")
+    ghost: Count | None = Maybe(description="images that batch norm takes together; null: those of a batch")
+    norm_scale: bool = Maybe(description="learn the scale of each batch norm; false: it stays 1")
+    whiten: bool = Maybe(description="begin with the principal components of the training images' 3×3 patches")
 
 
 class Model(Network):
@@ -66,10 +70,6 @@ class Model(Network):
     pretrained: bool = Maybe(description="begin with its library's weights, which are fetched, instead of random ones")
     weights: Text | None = Maybe(description="a file of weights to begin with; null: as pretrained says")
     input_size: int | None = Maybe(ge=8, le=1024, description="side that images are scaled to; null: what it needs")
-    celu: float | None = Maybe(gt=0, le=100, description="alpha of a CELU in the place of each ReLU; null: ReLU")
-    ghost: Count | None = Maybe(description="images that batch norm takes together; null: those of a batch")
-    norm_scale: bool = Maybe(description="learn the scale of each batch norm; false: it stays 1")
-    whiten: bool = Maybe(description="begin with the principal components of the training images' 3×3 patches")
 
     @property
     def title(self) -> str:
