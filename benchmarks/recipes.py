@@ -54,6 +54,8 @@ FIFTEEN = {
     "ReLU": ["model.celu=null"],
     "label smoothing 0.2": ["classifier.label_smoothing=0.2"],
     "no cutout": ["data.cutout=0"],
+    "batch norm of whole batches": ["model.ghost=null"],
+    "neither of the two": ["data.cutout=0", "model.ghost=null"],
     "random flip": ["data.flip=true"],
     "mean of the weights": ["averaging.decay=0.99", "schedule.lr_end=0.04", "schedule.flat_epochs=1.4"],
     "rate 0.8": ["schedule.lr_max=0.8"],
