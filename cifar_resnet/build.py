@@ -15,11 +15,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pydantic import ValidationError
 from rich import get_console
 
+from cifar_resnet.callbacks.averaging import MovingAverage
 from cifar_resnet.callbacks.progress import StepProgressBar
 from cifar_resnet.callbacks.resumption import ResumableCheckpoint
 from cifar_resnet.cli.schema import Evaluate, Train
 from cifar_resnet.cli.sections import Call, Images
 from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.patches import patch_covariance
 from cifar_resnet.data.sources import Source
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.models.libraries import has_weights, origin_of, settle
@@ -127,6 +129,7 @@ def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False
     if origin is not None and has_weights(model):
         statistics = {name: list(getattr(origin, name.removeprefix("test_"))) for name in statistics}
     weights = balanced_weights([*data.class_counts.values()]) if config.classifier.class_weights else None
+    covariance = patch_covariance(data.train.images, data.std) if config.model.whiten and data.train else None
     classifier = ImageClassifier(
         model=without_weights(model) if resumed else model,
         classes=list(data.classes),
@@ -137,7 +140,8 @@ def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False
         **config.classifier.model_dump() | {"class_weights": weights},
         image_size=data.image_size,
         validation_name=data.validation_name,
-        flip=data.flip,
+        flip=bool(data.flip),
+        patch_covariance=covariance,
     )
     classifier.hparams["model"] = model
     return classifier
@@ -172,6 +176,8 @@ def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback], preci
         own.append(StepProgressBar())
     if isinstance(config, Train) and config.data.val_size:  # before the next one, which keeps what it is compared with
         own.append(ModelCheckpoint(filename="best", enable_version_counter=False, monitor="val/accuracy", mode="max"))
+    if isinstance(config, Train) and config.averaging.decay:  # before those that save
+        own.append(MovingAverage(config.averaging.decay, config.averaging.every))
     if isinstance(config, Train):
         own.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
         own.append(ResumableCheckpoint(config.checkpoint.minutes, config.data.source.call))

@@ -19,6 +19,9 @@ from cifar_resnet.models.libraries import origin_of, settle
 from cifar_resnet.training.checkpoint import check_classes
 from cifar_resnet.training.classifier import ImageClassifier
 
+OF_EARLIER_VERSIONS = {"lr_end": None, "flat_epochs": 0.0, "bias_factor": 1.0}
+"""What the hyperparameters that are compared were before there were keys for them."""
+
 
 def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Compare the configuration with the machine and with the checkpoint that is resumed, empty where none is.
@@ -64,7 +67,9 @@ def after_data(config: Train, data: ImageDataModule, checkpoint: Mapping[str, An
     if not checkpoint:
         return
     check_classes(f"ckpt_path={config.ckpt_path}", checkpoint["hyper_parameters"]["classes"], data.classes)
-    steps, before = batches // accumulated * limits.max_epochs, checkpoint["lr_schedulers"][0].get("total_steps")
+    schedule = checkpoint["lr_schedulers"][0]
+    steps = batches // accumulated * limits.max_epochs
+    before = schedule.get("total_steps") and schedule["total_steps"] + schedule.get("flat_steps", 0)
     if steps != before:
         raise InputError(
             f"ckpt_path={config.ckpt_path}: its One Cycle schedule has {before} steps, this run's {steps}: resume with "
@@ -137,7 +142,9 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int)
             "as many, which share each batch in the same way"
         )
     parameters = checkpoint["hyper_parameters"]
-    before = parameters | {"class_weights": "balanced" if parameters.get("class_weights") else "null"}
+    before = OF_EARLIER_VERSIONS | parameters
+    before |= {"class_weights": "balanced" if parameters.get("class_weights") else "null"}
+    before |= {"lr_end": _said(before["lr_end"]), "averaging": checkpoint.get("averaged", "null")}
     now = {
         "trainer.max_epochs": config.trainer.max_epochs,
         "schedule.peak_epoch": config.schedule.peak_epoch,
@@ -148,6 +155,10 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int)
         "classifier.class_weights": config.classifier.class_weights or "null",
         "schedule.lr_min": config.schedule.lr_min,
         "schedule.lr_max": config.schedule.lr_max,
+        "schedule.lr_end": _said(config.schedule.lr_end),
+        "schedule.flat_epochs": config.schedule.flat_epochs,
+        "schedule.bias_factor": config.schedule.bias_factor,
+        "averaging": config.averaging.model_dump() if config.averaging.decay else "null",
     }
     for key, value in now.items():
         trained = before[key.rpartition(".")[2]]
@@ -157,3 +168,8 @@ def _check_resumable(config: Train, checkpoint: Mapping[str, Any], devices: int)
                 f"ckpt_path={config.ckpt_path} was trained with {key}={trained}, not {value}{reason}: "
                 "resume with the same value, or start anew without ckpt_path"
             )
+
+
+def _said(value: float | None) -> float | str:
+    """Return a value as one types it, which is compared: None would mean that any is right."""
+    return "null" if value is None else value

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cifar_resnet.cli.command import compose
 from cifar_resnet.cli.overrides import CONFIGS
 
 BENCHMARKS = CONFIGS.parent / "benchmarks"
@@ -27,3 +28,13 @@ def test_a_training_that_a_benchmark_measures_is_that_of_the_project(
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(BENCHMARKS / "scaling.py"), run_name="__main__")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_row_of_the_recipes_is_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    recipes = runpy.run_path(str(BENCHMARKS / "recipes.py"))
+    rows = [compose("train", *recipes["overrides"](row, 64, 40)) for row in recipes["LADDER"]]
+    assert rows[-1] == compose("train", "experiment=record")
+    assert len({str(row) for row in rows}) == len(rows)
+    page = compose("train", *recipes["overrides"]("page", 64, 24))
+    assert page == compose("train", "experiment=page")

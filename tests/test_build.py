@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_data
@@ -12,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701  tor
 
 from cifar_resnet import build
 from cifar_resnet.cli.compose import compose
+from cifar_resnet.data.patches import patch_covariance
+from cifar_resnet.models.whitening import PatchWhitening
 
 LOGGED = 4
 
@@ -71,3 +74,15 @@ def test_only_logged_steps_wait_for_the_device(
     screen = capsys.readouterr().out
     assert ("accuracy:" in screen) == in_terminal
     assert ("epoch 2/2 " in screen) == in_terminal
+
+
+def test_the_first_layer_is_whitened_by_the_training_images(tmp_path: Path) -> None:
+    """Those that are trained on, normalized: neither those held out nor the test's."""
+    data = make_data(train=60, val_size=30)
+    config = compose("train", "data=digits", "model=resnet9", "model.width=2", "model.whiten=true")
+    assert data.train is not None
+    covariance = patch_covariance(data.train.images, data.std)
+    filters = build.build_classifier(config, data).network.prep[0].filters
+    assert torch.equal(filters, PatchWhitening(covariance).filters)
+    everything = np.concatenate([data.train.images, data.val.images])
+    assert not torch.allclose(filters, PatchWhitening(patch_covariance(everything, data.std)).filters)

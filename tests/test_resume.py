@@ -45,6 +45,11 @@ SMALL = [
 """Six steps an epoch."""
 GIVEN = ["schedule.lr_min=0.01", "schedule.lr_max=0.3"]
 EVERY_STEP = "checkpoint.minutes=1e-9"
+TRICKS = [
+    *("model=resnet9", "model.celu=0.3", "model.ghost=8", "model.norm_scale=false", "model.whiten=true"),
+    *("data.flip=alternating", "averaging.decay=0.9", "averaging.every=2"),
+    *("schedule.lr_end=0", "schedule.flat_epochs=0.3", "schedule.bias_factor=64", "classifier.label_smoothing=0.2"),
+]
 LOGS = Path("lightning_logs")
 RUN = LOGS / "version_0"
 
@@ -178,6 +183,7 @@ def assert_nothing_was_lost(whole: Path, resumed: int) -> None:
         (4, ["trainer.accumulate_grad_batches=3"]),
         (3, ["data.val_size=40"]),
         (5, ["trainer.precision=bf16-mixed"]),
+        (7, TRICKS),
     ],
 )
 @pytest.mark.usefixtures("_listening")
@@ -220,6 +226,20 @@ def test_a_kill_at_any_moment_loses_nothing(
     kill_at(monkeypatch, owner, hook, call, *words)
     go_on(*words)
     assert_nothing_was_lost(whole(*words), resumed)
+
+
+@pytest.mark.parametrize(
+    ("owner", "hook", "call"),
+    [(ImageClassifier, "training_step", 5), (ImageClassifier, "validation_step", 2), (ImageClassifier, "test_step", 1)],
+)
+def test_a_kill_loses_nothing_of_a_mean_of_the_weights(
+    owner: type, hook: str, call: int, whole: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the last epoch Lightning trains no more, and the test still has to have the mean."""
+    words = [*SMALL, *GIVEN, *TRICKS, EVERY_STEP]
+    kill_at(monkeypatch, owner, hook, call, *words)
+    go_on(*words)
+    assert_nothing_was_lost(whole(*words), resumed=1)
 
 
 @pytest.mark.parametrize("left", [[], [".lock"], [".lock", ".config.yaml"]])

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from cifar_resnet.cli.kinds import Name, Text
 from cifar_resnet.cli.sections import (
+    Averaging,
     Checkpoint,
     Classifier,
     Data,
@@ -34,6 +35,7 @@ class Train(Section):
     optimizer: Optimizer
     schedule: Schedule
     lr_search: LrSearch
+    averaging: Averaging
     checkpoint: Checkpoint
     classifier: Classifier
     gallery: Gallery
@@ -45,11 +47,22 @@ class Train(Section):
         for low, high in (
             ("schedule.peak_epoch", "trainer.max_epochs"),
             ("schedule.lr_min", "schedule.lr_max"),
+            ("schedule.lr_end", "schedule.lr_max"),
             ("lr_search.lowest", "lr_search.highest"),
         ):
             below, above = attrgetter(low, high)(self)
             if below is not None and above is not None and below >= above:
                 raise InputError(f"{low}={below}: must be below {high}={above}")
+        schedule, epochs = self.schedule, self.trainer.max_epochs
+        if schedule.flat_epochs and schedule.peak_epoch + schedule.flat_epochs >= epochs:
+            raise InputError(
+                f"schedule.flat_epochs={schedule.flat_epochs}: with schedule.peak_epoch={schedule.peak_epoch} must be "
+                f"below trainer.max_epochs={epochs}"
+            )
+        if self.model.ghost and self.trainer.sync_batchnorm:
+            raise InputError(
+                f"model.ghost={self.model.ghost}: trainer.sync_batchnorm=true would take it away; choose one"
+            )
         if (self.data.cutout or 0) > self.data.image_size:
             raise InputError(f"data.cutout={self.data.cutout}: is larger than data.image_size={self.data.image_size}")
         clip = self.trainer.gradient_clip_val

@@ -12,8 +12,10 @@ from cifar_resnet.cli.kinds import (
     Count,
     Cutout,
     Devices,
+    Flip,
     Folder,
     ImageSize,
+    LastRate,
     Method,
     Precision,
     Rate,
@@ -57,6 +59,10 @@ class Call(Section, extra="allow"):
 class Network(Call):
     set_elsewhere = {"num_classes": "the data says how many there are"}
     width: int = Maybe(ge=1, le=1024, description="channels of the first stage; scales every other")
+    celu: float | None = Maybe(gt=0, le=100, description="alpha of a CELU in the place of each ReLU; null: ReLU")
+    ghost: Count | None = Maybe(description="images that batch norm takes together; null: those of a batch")
+    norm_scale: bool = Maybe(description="learn the scale of each batch norm; false: it stays 1")
+    whiten: bool = Maybe(description="begin with the principal components of the training images' 3×3 patches")
 
 
 class Model(Network):
@@ -102,7 +108,7 @@ class Data(Images, extra="forbid"):
     batch_size: BatchSize | None = Field(description="images in a step, over all devices; null: by their number")
     num_workers: int | None = Field(ge=0, le=256, description="that augment; null: none on a CPU, up to 8 beside a GPU")
     padding: Literal["reflect", "mean"] = Field(description="what surrounds a training image before it is cropped")
-    flip: bool = Field(description="mirror half of the training images")
+    flip: Flip = Field(description="mirror half of the training images; alternating: each in every other epoch")
     cutout: Cutout | None = Field(description="side of the square cut out of training images; null: a quarter")
     val_size: Size = Field(description="training images held out for tuning; 0: train on all")
     train_size: Count | None = Field(description="train on this many only, class proportions kept; null: all")
@@ -111,8 +117,11 @@ class Data(Images, extra="forbid"):
 
 class Schedule(Section):
     peak_epoch: float = Field(ge=0, le=10_000, description="up to lr_max until its end, counted from 1; then down")
-    lr_min: Rate | None = Field(description="rate of the first and of the last step; null: found by the search")
+    lr_min: Rate | None = Field(description="rate of the first step, and of the last; null: found by the search")
     lr_max: Rate | None = Field(description="rate of the peak; null: found by the search")
+    lr_end: LastRate | None = Field(description="rate of the last step, 0 or more; null: lr_min")
+    flat_epochs: float = Field(ge=0, le=10_000, description="epochs at the end that keep the rate of the last step")
+    bias_factor: float = Field(ge=1e-3, le=1e3, description="rate of biases / all others; divides their weight decay")
 
 
 class LrSearch(Section):
@@ -120,6 +129,11 @@ class LrSearch(Section):
     repeats: int = Field(ge=1, le=100, description="sweeps to average, each with weights and an order of its own")
     lowest: Rate = Field(description="rate at which a sweep begins")
     highest: Rate = Field(description="rate at which a sweep ends")
+
+
+class Averaging(Section):
+    decay: float | None = Field(gt=0, lt=1, description="share of the mean weights that a step keeps; null: no mean")
+    every: int = Field(ge=1, le=10_000, description="steps from one update of the mean to the next")
 
 
 class Checkpoint(Section):

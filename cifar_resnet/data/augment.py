@@ -77,7 +77,7 @@ class Augmentation:
 
     Args:
         size: height and width in pixels after the crop.
-        flip: mirror half of the images left to right.
+        flip: mirror half of the images left to right, drawn anew; those to mirror may also be given with each call.
         cutout: side of the cutout square in pixels; 0 leaves it out.
         fill: uint8 ``[3]``, the mean pixel, which is 0 (to within half a grey level) after normalization.
     """
@@ -87,8 +87,12 @@ class Augmentation:
         self.size = size
         self.pipeline = A.Compose(transforms, is_check_shapes=False)  # the check costs a sixth of the time
 
-    def __call__(self, images: np.ndarray, rows: np.ndarray, seeds: np.random.SeedSequence) -> np.ndarray:
+    def __call__(
+        self, images: np.ndarray, rows: np.ndarray, seeds: np.random.SeedSequence, mirrored: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return augmented copies of ``images[rows]``: uint8 ``[len(rows), size, size, 3]``.
+
+        Before anything is drawn, those are mirrored of which ``mirrored``, bool ``[len(rows)]``, says so.
 
         The draws depend on ``seeds`` alone. All transforms share one generator: albumentations' own
         ``set_random_seed`` would give each the same stream, and so tie the cutout's place to the crop's.
@@ -96,5 +100,6 @@ class Augmentation:
         self.pipeline.set_random_state(np.random.default_rng(seeds), random.Random(seeds.generate_state(4).tobytes()))
         batch = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         for place, row in enumerate(rows):
-            batch[place] = self.pipeline(image=images[row])["image"]
+            image = images[row] if mirrored is None or not mirrored[place] else images[row][:, ::-1]
+            batch[place] = self.pipeline(image=image)["image"]
         return batch

@@ -40,6 +40,8 @@ class TrainingBatches(Dataset[Batch]):
         batch_size: the global batch size; each of ``world_size`` ranks gets its own share of every batch.
         seed: of order and draws.
         accumulated: batches in an optimizer step, of which an epoch has a multiple.
+        alternating: mirror half of the images in the first epoch, the others in the next, and so on in turn, so that
+            two epochs show both sides of every image (Jordan 2024, arXiv 2404.00498).
     """
 
     padded: Tensor
@@ -50,6 +52,7 @@ class TrainingBatches(Dataset[Batch]):
     rank: int = 0
     world_size: int = 1
     accumulated: int = 1
+    alternating: bool = False
 
     def __post_init__(self) -> None:
         self.batch_size = min(self.batch_size, len(self.labels))
@@ -65,13 +68,21 @@ class TrainingBatches(Dataset[Batch]):
         order = _epoch_order(self.seed, epoch, len(self.labels))
         rows = order[start : start + self.batch_size][self.rank :: self.world_size]
         seeds = np.random.SeedSequence((self.seed, epoch, batch, self.rank))
-        images = self.augmentation(self.padded.numpy(), rows, seeds)
+        mirrored = _mirrored_first(self.seed, len(self.labels))[rows] ^ bool(epoch % 2) if self.alternating else None
+        images = self.augmentation(self.padded.numpy(), rows, seeds, mirrored)
         return torch.from_numpy(images), self.labels[torch.from_numpy(rows)]
 
 
 @lru_cache(maxsize=1)
 def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+@lru_cache(maxsize=1)
+def _mirrored_first(seed: int, count: int) -> np.ndarray:
+    """Return which images are mirrored in the first epoch, and in every other one after it: bool ``[count]``."""
+    seeds = np.random.SeedSequence(seed, spawn_key=(0,))  # which no order and no batch is drawn from
+    return np.random.default_rng(seeds).random(count) < 0.5
 
 
 @dataclass(eq=False)

@@ -58,7 +58,7 @@ class ImageDataModule(LightningDataModule):
     batch_size: int | None = 512
     num_workers: int | None = None
     padding: str = "reflect"
-    flip: bool = True
+    flip: bool | str = True
     cutout: int | None = None
     val_size: int = 0
     train_size: int | None = None
@@ -153,10 +153,13 @@ class ImageDataModule(LightningDataModule):
         workers = self._workers()
         arrays = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")  # forks inherit
         cutout = self.image_size // 4 if self.cutout is None else self.cutout
-        augmentation = Augmentation(self.image_size, self.flip, cutout, fill)
+        alternating = self.flip == "alternating"  # by the images' places, which the augmentation does not know
+        augmentation = Augmentation(self.image_size, self.flip is True, cutout, fill)
         assert self.batch_size is not None, "call setup() first"
         accumulated = self.accumulate_grad_batches
-        batches = TrainingBatches(*arrays, augmentation, self.batch_size, self.seed, rank, world_size, accumulated)
+        batches = TrainingBatches(
+            *arrays, augmentation, self.batch_size, self.seed, rank, world_size, accumulated, alternating
+        )
         if not len(batches):
             raise InputError(
                 f"trainer.accumulate_grad_batches={accumulated}: with data.batch_size={self.batch_size} an epoch has "

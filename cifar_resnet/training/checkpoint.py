@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_resnet.cli import sections
-from cifar_resnet.cli.kinds import ImageSize
+from cifar_resnet.cli.kinds import ImageSize, LastRate
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.checkpoint_io import read_contents
 from cifar_resnet.training.classifier import ImageClassifier
@@ -29,6 +29,8 @@ Names = Annotated[Sequence[str], Field(min_length=2), AfterValidator(_distinct)]
 Means = Annotated[Sequence[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Deviations = Annotated[Sequence[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
 
+Row = Annotated[Sequence[Annotated[float, Field(ge=-1e9, le=1e9)]], Field(min_length=27, max_length=27)]
+Covariance = Annotated[Sequence[Row], Field(min_length=27, max_length=27)]
 Weights = Annotated[Sequence[Annotated[float, Field(ge=0, le=1e7)]], Field(min_length=2)]
 
 
@@ -42,11 +44,15 @@ class Hyperparameters(sections.Classifier, sections.Schedule):
     std: Deviations
     test_mean: Means
     test_std: Deviations
+    lr_end: LastRate | None = None
+    flat_epochs: float = Field(0.0, ge=0, le=10_000)
+    bias_factor: float = Field(1.0, ge=1e-3, le=1e3)
     optimizer: sections.Optimizer
     max_epochs: int = Field(ge=1, le=10_000)
     image_size: ImageSize = 32
     validation_name: Literal["val", "test"]
     flip: bool = False
+    patch_covariance: Covariance | None = None
 
     @model_validator(mode="after")
     def _has_a_weight_a_class(self) -> Self:

@@ -45,7 +45,10 @@ class ImageClassifier(LightningModule):
         mean, std: of the training images' channels, ``[3]`` in 0 to 1, by which images are normalized.
         test_mean, test_std: take their place in evaluation mode.
         optimizer: ``{"_target_": dotted name, ...}`` of a torch optimizer, without its rate.
-        lr_min, lr_max: rate of the first and last step, and of the peak; None as long as they are not known.
+        lr_min, lr_max: rate of the first step, and of the peak; None as long as they are not known.
+        lr_end: rate of the last step; None: ``lr_min``.
+        flat_epochs: epochs at the end that keep the rate of the last step.
+        bias_factor: the rate of biases as a multiple of all others', by which their weight decay is divided.
         peak_epoch: epoch at whose end the rate is ``lr_max``, counted from 1.
         max_epochs: epochs of the whole schedule.
         temperature: the softmax temperature: the network's outputs are divided by it. With PyTorch's initialisation
@@ -57,6 +60,8 @@ class ImageClassifier(LightningModule):
         image_size: side of the images in pixels, for networks that take an argument of this name.
         validation_name: under which the validation loop logs, ``val`` or ``test``.
         flip: whether it is trained on mirror images too, so that they have the class of the image.
+        patch_covariance: of the normalized training images, ``[27, 27]``, for networks that take an argument of this
+            name; None where it was not derived.
     """
 
     mean: Tensor
@@ -78,6 +83,9 @@ class ImageClassifier(LightningModule):
         lr_max: float | None = None,
         peak_epoch: float = 5,
         max_epochs: int = 24,
+        lr_end: float | None = None,
+        flat_epochs: float = 0.0,
+        bias_factor: float = 1.0,
         temperature: float = 8.0,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | None = None,
@@ -86,11 +94,13 @@ class ImageClassifier(LightningModule):
         image_size: int = 32,
         validation_name: str = "test",
         flip: bool = False,
+        patch_covariance: Sequence[Sequence[float]] | None = None,
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.classes = tuple(classes)
-        self.network = make(nn.Module, model, "model", offered={"image_size": image_size}, num_classes=len(classes))
+        offered = {"image_size": image_size, "patch_covariance": patch_covariance}
+        self.network = make(nn.Module, model, "model", offered=offered, num_classes=len(classes))
         self.network.to(memory_format=torch.channels_last)
         if compile:
             self.network.compile(mode=compile_mode)
@@ -144,7 +154,7 @@ class ImageClassifier(LightningModule):
         """Log loss and accuracy of the epoch, as they were while its images were trained on."""
         self._log_epoch("train", self.train_metrics)
 
-    def on_validation_start(self) -> None:
+    def on_validation_epoch_start(self) -> None:
         """Evaluate with the batch norm of the first device."""
         self._take_buffers_of_first_device()
 
@@ -193,16 +203,31 @@ class ImageClassifier(LightningModule):
         metrics.reset()
 
     def make_optimizer(self, lr: float) -> Optimizer:
-        """Return a new optimizer over the network's parameters with the rate ``lr``."""
-        return make(Optimizer, self.hparams["optimizer"], "optimizer", self.network.parameters(), lr=lr)
+        """Return a new optimizer over the network's parameters with the rate ``lr``, biases in a group of their own.
+
+        They are where ``bias_factor`` is not 1. What weight decay takes off in a step is the same share of all.
+        """
+        parameters, factor = self.network.parameters(), self.hparams["bias_factor"]
+        if factor == 1:
+            return make(Optimizer, self.hparams["optimizer"], "optimizer", parameters, lr=lr)
+        named = [(name.endswith("bias"), parameter) for name, parameter in self.network.named_parameters()]
+        others, biases = ([parameter for is_bias, parameter in named if is_bias is kind] for kind in (False, True))
+        groups = [{"params": others}, {"params": biases, "lr": factor * lr}]
+        optimizer = make(Optimizer, self.hparams["optimizer"], "optimizer", groups, lr=lr)
+        of_biases = optimizer.param_groups[1]
+        if "weight_decay" in of_biases:
+            of_biases["weight_decay"] /= factor
+        return optimizer
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and the One Cycle schedule, stepped with it."""
         hparams = self.hparams
         optimizer = self.make_optimizer(hparams["lr_max"])
         total_steps = int(self.trainer.estimated_stepping_batches)
-        peak = hparams["peak_epoch"] / hparams["max_epochs"]
-        scheduler = one_cycle(optimizer, hparams["lr_min"], hparams["lr_max"], peak, total_steps)
+        peak, flat = (hparams[name] / hparams["max_epochs"] for name in ("peak_epoch", "flat_epochs"))
+        scheduler = one_cycle(
+            optimizer, hparams["lr_min"], hparams["lr_max"], peak, total_steps, hparams["lr_end"], flat
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "step/learning_rate"},

@@ -99,7 +99,10 @@ def test_where_nothing_is_near_nothing_is_suggested(refusal: Callable[..., str],
     [
         ("data=digits data.root=x", "data.root: no such key here; it belongs to data=cifar10 and data=folder"),
         ("optimizer=adamw optimizer.momentum=0.5", "it belongs to optimizer=sgd"),
-        ("experiment=quikstart", "choose experiment=assignment | ddp | debug | laptop | overfit | quickstart"),
+        (
+            "experiment=quikstart",
+            "choose experiment=assignment | ddp | debug | fifteen_minutes | laptop | overfit | page | quickstart",
+        ),
         ("experiment=null", "choose experiment="),
         ("data=cifar100", "choose data=cifar10 | csv | digits | folder | torchvision"),
         ("model=resnet", "choose model=custom_resnet | resnet18"),

@@ -80,8 +80,10 @@ def test_every_key_has_a_meaning_and_says_what_it_accepts(command: str) -> None:
     data.batch_size=abc data.batch_size=0 data.batch_size=-1 data.batch_size=1e9 data.batch_size=2.5 data.batch_size=
     data.image_size=null data.image_size=30 data.test_share=0 data.test_share=1
     data.batch_size=true data.batch_size=[1,2] data.batch_size={a:1} data.batch_size=99999999999
+    averaging.decay=1 averaging.decay=0 averaging.every=0 data.flip=sometimes
     seed=-1 seed=4294967296 seed=1.0 model.width=0 model.width=4096 trainer.max_epochs=0 data.num_workers=-1
     data.num_workers=10000 schedule.lr_max=high schedule.lr_max=nan schedule.lr_max=inf schedule.lr_max=0
+    schedule.lr_end=-1 schedule.flat_epochs=-1 schedule.bias_factor=0
     schedule.lr_min=-0.1 data.flip=maybe data.flip=1 data.padding=zeros data.cutout=257 data.cutout=-8 data.val_size=-1
     data.train_size=0 data.test_statistics=val data.root= optimizer.momentum=2 optimizer.weight_decay=-1
     optimizer.nesterov=2 optimizer.fused=1 optimizer._target_=SGD model._target_=null lr_search.num_training=1

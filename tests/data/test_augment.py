@@ -6,6 +6,7 @@ from itertools import combinations
 import albumentations as A
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -13,6 +14,7 @@ from scipy.stats import chi2_contingency, chisquare
 from torch.utils.data import DataLoader, Dataset
 
 from cifar_resnet.data.augment import Augmentation, Cutout, pad
+from cifar_resnet.data.batches import TrainingBatches
 
 SIZE, CUTOUT = 32, 8
 FILL = np.array([255, 254, 253], np.uint8)  # occurs in no image of coordinates
@@ -213,3 +215,30 @@ def test_albumentations_alone_repeats_its_draws_in_every_worker() -> None:
     loader = DataLoader(TextbookDataset(), batch_size=24, num_workers=2, multiprocessing_context="fork")
     first, second = (batch.numpy() for batch in loader)
     np.testing.assert_array_equal(first, second)
+
+
+def test_images_that_are_to_be_mirrored_are_and_no_others() -> None:
+    mirrored = np.array([True, False, True, True, False])
+    augmentation = Augmentation(SIZE, flip=False, cutout=CUTOUT, fill=FILL)
+    seeds = np.random.SeedSequence(0)
+    batch = augmentation(coordinates(5), np.arange(5), seeds, mirrored)
+    assert read_off(batch).flipped.tolist() == mirrored.tolist()
+
+
+def test_an_alternating_flip_shows_both_sides_of_each_image_in_two_epochs() -> None:
+    count = 400
+    padded, labels = torch.from_numpy(coordinates(count).copy()), torch.arange(count)
+    augmentation = Augmentation(SIZE, flip=False, cutout=CUTOUT, fill=FILL)
+    batches = TrainingBatches(padded, labels, augmentation, batch_size=50, seed=3, alternating=True)
+
+    def flips(epoch: int) -> np.ndarray:
+        flipped = np.empty(count, int)
+        for batch in range(len(batches)):
+            images, rows = batches[epoch, batch]
+            flipped[rows.numpy()] = read_off(images.numpy()).flipped
+        return flipped
+
+    first = flips(0)
+    assert 150 < first.sum() < 250
+    assert (flips(1) == 1 - first).all()
+    assert (flips(2) == first).all()

@@ -20,11 +20,12 @@ from cifar_resnet.training.classifier import ImageClassifier, balanced_weights
 
 
 class RateTrace(Callback):
-    def __init__(self) -> None:
+    def __init__(self, group: int = 0) -> None:
+        self.group = group
         self.rates: list[float] = []
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        self.rates.append(optimizer.param_groups[0]["lr"])
+        self.rates.append(optimizer.param_groups[self.group]["lr"])
 
 
 def expected_trace(total: int, peak: float, lr_min: float = 0.01, lr_max: float = 0.1) -> list[float]:
@@ -188,3 +189,35 @@ def test_weighted_classes_are_trained_saved_and_loaded(tmp_path: Path, precision
     loaded = load_classifier(str(tmp_path / "weighted.ckpt"))
     assert loaded.hparams["class_weights"] == [3.0, 0.5, 0.0]
     assert make_classifier(data).state_dict().keys() == loaded.state_dict().keys()
+
+
+def test_biases_have_a_rate_and_a_weight_decay_of_their_own() -> None:
+    """One step of plain SGD, worked out by hand: what weight decay takes off is the same share of all weights."""
+    plain = {"_target_": "torch.optim.SGD", "weight_decay": 0.1}
+    classifier = make_classifier(make_data(), optimizer=plain, bias_factor=64.0)
+    before = {name: value.detach().clone() for name, value in classifier.network.named_parameters()}
+    optimizer = classifier.make_optimizer(lr=0.01)
+    for parameter in classifier.network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, value in classifier.network.named_parameters():
+        rate, decay = (0.64, 0.1 / 64) if name.endswith("bias") else (0.01, 0.1)
+        torch.testing.assert_close(value, before[name] - rate * (1 + decay * before[name]))
+
+
+def test_the_rates_of_biases_follow_the_schedule(tmp_path: Path) -> None:
+    data, trace = make_data(), RateTrace(group=1)
+    classifier = make_classifier(data, peak_epoch=2, max_epochs=5, bias_factor=4.0, lr_end=0.0, flat_epochs=1)
+    make_trainer(tmp_path, max_epochs=5, callbacks=[trace]).fit(classifier, datamodule=data)
+    expected = np.interp(range(1, 16), [1, 6, 12, 15], [0.01, 0.1, 0, 0])
+    assert trace.rates == pytest.approx((4 * expected).tolist())
+
+
+def test_a_network_without_biases_has_one_rate() -> None:
+    classifier = make_classifier(make_data(), model={"_target_": f"{__name__}.WithoutBias"}, bias_factor=64.0)
+    assert [len(group["params"]) for group in classifier.make_optimizer(lr=0.1).param_groups] == [1, 0]
+
+
+class WithoutBias(torch.nn.Sequential):
+    def __init__(self, num_classes: int):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, num_classes, bias=False))

@@ -1,5 +1,6 @@
 """The learning-rate trace is the closed form of the assignment's One Cycle policy."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,11 +17,11 @@ def closed_form(step: int, lr_min: float, lr_max: float, peak_steps: float, tota
 
 
 def trace(
-    lr_min: float, lr_max: float, peak: float, total_steps: int, rates: tuple[float, ...] = (1.0,)
+    lr_min: float, lr_max: float, peak: float, total_steps: int, rates: tuple[float, ...] = (1.0,), **end: float
 ) -> list[list[float]]:
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates]
     optimizer = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
-    scheduler = one_cycle(optimizer, lr_min, lr_max, peak, total_steps)
+    scheduler = one_cycle(optimizer, lr_min, lr_max, peak, total_steps, **end)
     seen = []
     for _ in range(total_steps):
         seen.append([group["lr"] for group in optimizer.param_groups])
@@ -69,3 +70,24 @@ def test_parameter_groups_keep_their_ratios() -> None:
 
 def test_a_single_step() -> None:
     assert trace(0.01, 1.0, 0.2, 1)[0][0] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("lr_end", [0.0, 0.004, 0.04])
+def test_another_last_rate(lr_end: float) -> None:
+    seen = [rates[0] for rates in trace(0.004, 0.4, 0.2, 50, lr_end=lr_end)]
+    expected = np.interp(range(1, 51), [1, 10, 50], [0.004, 0.4, lr_end])
+    assert seen == pytest.approx(expected.tolist(), abs=1e-12)
+    assert seen[-1] == pytest.approx(lr_end, abs=1e-15)
+
+
+def test_pages_schedule() -> None:
+    """It rises from 0 and falls to it, of which his first step has its share: 0.4 / 485 (dawn.py)."""
+    seen = [rates[0] for rates in trace(0.4 / 485, 0.4, 5 / 24, 24 * 97, lr_end=0.0)]
+    assert seen == pytest.approx(np.interp(range(1, 24 * 97 + 1), [0, 5 * 97, 24 * 97], [0, 0.4, 0]).tolist())
+
+
+def test_steps_at_the_end_keep_the_last_rate() -> None:
+    seen = trace(0.01, 1.0, 0.2, 50, rates=(1.0, 64.0), lr_end=0.1, flat=0.2)
+    expected = np.interp(range(1, 51), [1, 10, 40, 50], [0.01, 1.0, 0.1, 0.1])
+    assert [rate for rate, _ in seen] == pytest.approx(expected.tolist())
+    assert [rate for _, rate in seen] == pytest.approx((64 * expected).tolist())
