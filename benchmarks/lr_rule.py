@@ -1,82 +1,198 @@
-"""How well the derived learning-rate bounds train, beside a grid around them and beside Lightning's suggestion.
+"""How well the derived learning-rate bounds train, beside a grid around them; and what LRMIN by itself does.
 
-In each setting and for each seed the search derives its bounds; short One Cycle runs then use them as they are and
-multiplied by each factor of the grid, and with the `suggestion()` of `Tuner.lr_find` as Lightning has it by default.
-The accuracy is that on 2,000 images held out of the training images (digits: 287), which nothing was trained on; the
-test images are not looked at. The constants of `cifar_resnet.lr.search` were tuned on the settings marked so.
+In each setting and for each seed the search derives its bounds; One Cycle runs of more than 200 steps then use them as
+they are, both multiplied by each factor of the grid, and with LRMIN alone moved. The accuracy is that on 5,000 images
+held out of the training images, which nothing was trained on; the test images are not read. "cifar3" is the first 3
+classes. The constants of `cifar_resnet.lr.bounds` may be tuned on the settings marked so; the others are only reported.
 
 Every measurement is a line of --record, and one that stands there is not repeated: the benchmark can be stopped, go on,
-and be shared by several processes (--settings). When nothing is missing it prints the table.
+and be shared by as many processes as are started (each takes a seed of a setting that no other has). It goes seed by
+seed over all settings, so that what is recorded is balanced at any time; --show prints the table of it.
+
+What is recorded holds for other rules too. Of a search it is the rates and losses, from which the bounds are derived
+anew. A training belongs in the column whose rates, by the present rule, are nearest to its own: were LRMAX twice what
+it was, the runs at twice the old bounds would be those at the new ones, and only those beyond be missing.
 """
 
 import argparse
+import fcntl
 import functools
 import json
 import math
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import measure
+import numpy as np
 from lightning.pytorch import Trainer
-from lightning.pytorch.tuner import Tuner
 
 from cifar_resnet import build
 from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.folder import Folder
-from cifar_resnet.data.sources import Digits, ImageSet, Source
+from cifar_resnet.data.sources import ImageSet
+from cifar_resnet.errors import InputError
 from cifar_resnet.lr import bounds as lr_bounds
 from cifar_resnet.lr import search as lr_search
 
-FACTORS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 SEEDS = (0, 1, 2)
 SPREAD_SEEDS = (0, 1, 2, 3, 4)
 """The search alone is repeated for these."""
 PEAK = 5 / 24
 """Share of the epochs up to the peak, as in the assignment."""
-SEARCH, STOCK_SEARCH, STOCK = "search", "stock search", "suggestion()"
-"""Kinds of measurements beside the factors of the grid."""
+HELD_OUT = 5_000
+SAME = 2**0.25
+"""Rates that differ by less than this factor, half a step of the grid, count as the same."""
+DRAWS = 10_000
+"""Of the simulation of noise."""
+
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Setting:
     """One row of the table."""
 
-    data: str
+    classes: int
     optimizer: str
     width: int
     batch_size: int
+    images: int
     epochs: int
-    tuned: bool = False
+    tuned: bool
 
     @property
     def name(self) -> str:
         """What `--settings` and the record call it."""
-        return f"{self.data} {self.optimizer} w{self.width} b{self.batch_size}"
+        return f"cifar{self.classes} {self.optimizer} w{self.width} b{self.batch_size}"
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a training."""
+        return self.images // self.batch_size * self.epochs
 
 
-SETTINGS = (
-    Setting("cifar", "sgd", 16, 128, epochs=3, tuned=True),
-    Setting("cifar", "adamw", 16, 128, epochs=3, tuned=True),
-    Setting("cifar", "sgd", 16, 512, epochs=4, tuned=True),
-    Setting("cifar", "adamw", 16, 512, epochs=4, tuned=True),
-    Setting("cifar", "sgd", 32, 128, epochs=2),
-    Setting("cifar", "adamw", 32, 128, epochs=2),
-    Setting("digits", "sgd", 16, 64, epochs=6),
-    Setting("digits", "adamw", 16, 64, epochs=6),
+SETTINGS = tuple(
+    Setting(classes, optimizer, width, batch_size, images, epochs, tuned)
+    for classes, width, batch_size, images, epochs, tuned in (
+        (3, 16, 64, 10_000, 3, True),
+        (10, 16, 256, 20_000, 3, True),
+        (5, 32, 128, 10_000, 3, True),
+        (10, 8, 1024, 20_000, 11, True),
+        (5, 8, 512, 20_000, 6, False),
+        (10, 32, 256, 18_000, 3, False),
+        (3, 64, 64, 7_000, 2, False),
+    )
+    for optimizer in ("sgd", "adamw")
 )
+"""Which are tuned on, and which only reported, was settled before any of them was measured."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One column of the table: what the derived bounds are multiplied by."""
+
+    lr_min: float
+    lr_max: float
+
+    @property
+    def alone(self) -> bool:
+        """Whether LRMIN moves by itself."""
+        return self.lr_min != self.lr_max
+
+    @property
+    def name(self) -> str:
+        """The column's."""
+        return f"LRMIN × {self.lr_min:.2g}" if self.alone else f"× {self.lr_max:.2g}"
+
+    def apply(self, derived: lr_bounds.Bounds) -> tuple[float, float]:
+        """Return LRMIN, at most half of LRMAX, and LRMAX."""
+        lr_max = derived.lr_max * self.lr_max
+        return min(derived.lr_min * self.lr_min, lr_max / 2), lr_max
+
+    def find(self, derived: lr_bounds.Bounds, trainings: list[Line]) -> Line | None:
+        """Return the training that was made with the nearest rates, if they are the same.
+
+        Where both bounds move it is LRMAX that counts, for by another rule their ratio is another.
+        """
+        lr_min, lr_max = self.apply(derived)
+
+        def distance(line: Line) -> float:
+            of_lr_max = abs(math.log(line["lr_max"] / lr_max))
+            return max(of_lr_max, abs(math.log(line["lr_min"] / lr_min))) if self.alone else of_lr_max
+
+        alike = [line for line in trainings if line["lr_min_alone"] == self.alone]
+        nearest = min(alike, key=distance, default=None)
+        return nearest if nearest and distance(nearest) < math.log(SAME) else None
+
+
+GRID = tuple(Move(factor, factor) for factor in (1 / 2, 1, 2**0.5, 2, 2 * 2**0.5, 4))
+DERIVED = GRID[1]
+ALONE = (Move(1 / 4, 1), Move(4, 1))
+
+
+class Record:
+    """The measurements of one precision in a file of JSON lines, which several processes read and add to."""
+
+    def __init__(self, path: Path, precision: str):
+        # Closing any other handle on the file would give up this process's claims, so this is the only one.
+        self._file = path.open("a+")
+        self.precision = precision
+
+    def claim(self, place: int) -> bool:
+        """Say whether no other living process has this place; it is this one's from now on."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except BlockingIOError:
+            return False
+        return True
+
+    def add(self, setting: Setting, seed: int, figures: Line) -> None:
+        """Write down a measurement."""
+        self._file.write(json.dumps(self._facts(setting, seed) | figures) + "\n")
+        self._file.flush()
+
+    def read(self, setting: Setting, seed: int) -> "Measured":
+        """Return what there is of a setting and a seed."""
+        self._file.seek(0)
+        facts = self._facts(setting, seed)
+        own = [line for line in map(json.loads, self._file) if facts.items() <= line.items()]
+        trainings = [line for line in own if "accuracy" in line]
+        searches = [line for line in own if "accuracy" not in line]
+        if not searches:
+            return Measured(False, None, trainings)
+        if "failed" in searches[-1]:
+            return Measured(True, None, trainings)
+        return Measured(True, lr_bounds.derive(searches[-1]["rates"], searches[-1]["losses"]), trainings)
+
+    def _facts(self, setting: Setting, seed: int) -> Line:
+        sizes = {"images": setting.images, "epochs": setting.epochs, "precision": self.precision}
+        return {"setting": setting.name, "seed": seed} | sizes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the record has of one setting and seed; ``derived`` is None where no search was made, or it failed."""
+
+    searched: bool
+    derived: lr_bounds.Bounds | None
+    trainings: list[Line]
+
+    def accuracy(self, move: Move) -> float | None:
+        """Return that of a column in percent; None where it was not measured."""
+        found = move.find(self.derived, self.trainings) if self.derived else None
+        return 100 * found["accuracy"] if found else None
 
 
 class Bench:
     """What one setting and seed is measured with."""
 
-    def __init__(self, setting: Setting, seed: int, images: tuple[ImageSet, ImageSet], folder: str):
+    def __init__(self, setting: Setting, seed: int, images: ImageSet, precision: str, folder: str):
         overrides = [
             "data=digits",  # the images are brought along
             f"optimizer={setting.optimizer}",
@@ -84,172 +200,162 @@ class Bench:
             f"seed={seed}",
             f"trainer.max_epochs={setting.epochs}",
             f"schedule.peak_epoch={setting.epochs * PEAK}",
-            "trainer.enable_progress_bar=false",
-            f"trainer.default_root_dir={folder}",
         ]
         self.config: Train = compose("train", *overrides)
         build.prepare(seed)
-        real = setting.data == "cifar"
-        self.data = measure.image_data(
-            *images,
-            batch_size=setting.batch_size,
-            flip=real,
-            train_size=10_000 if real else None,
-            val_size=2_000 if real else 287,
-            seed=seed,
-        )
+        first = images.subset(np.flatnonzero(images.labels < setting.classes))
+        first = replace(first, classes=images.classes[: setting.classes])
+        sizes = {"batch_size": setting.batch_size, "train_size": setting.images, "val_size": HELD_OUT}
+        self.data = measure.image_data(first, first.subset(np.arange(1)), **sizes, seed=seed)  # nothing is tested
         self.classifier = build.build_classifier(self.config, self.data)
-        self.seed = seed
-        self.folder = folder
-
-    def measure(self, kind: Any, known: Mapping[tuple[int, Any], dict[str, Any]]) -> dict[str, Any]:
-        """Make one measurement, for which the searches are known."""
-        if kind == SEARCH:
-            return self.search()
-        if kind == STOCK_SEARCH:
-            return self.suggest()
-        found = known[self.seed, SEARCH]
-        lr_max = known[self.seed, STOCK_SEARCH]["lr_max"] if kind == STOCK else found["lr_max"] * kind
-        return self.train(lr_max * found["lr_min"] / found["lr_max"], lr_max)
-
-    def search(self) -> dict[str, Any]:
-        """Derive the bounds as `scripts/train.py` does."""
-        found = lr_search.search(
-            self.classifier,
-            self.data,
-            **self.config.lr_search.model_dump(),
-            trainer_options={"accelerator": "auto", "devices": 1},
-        )
-        return {name: getattr(found.bounds, name) for name in ("lr_min", "lr_max", "verdict", "rates", "losses")}
-
-    def suggest(self) -> dict[str, Any]:
-        """Ask Lightning, with its own defaults."""
-        trainer = Trainer(**self.quiet, max_epochs=-1)
-        probe = lr_search.Probe(self.classifier)
-        finder = Tuner(trainer).lr_find(probe, datamodule=self.data, update_attr=False)
-        assert finder is not None  # it is under `fast_dev_run`
-        return {"lr_max": finder.suggestion()}
-
-    def train(self, lr_min: float, lr_max: float) -> dict[str, Any]:
-        """Train with these bounds, and return the accuracy on the images held out."""
-        self.classifier.hparams.update(lr_min=lr_min, lr_max=lr_max)
-        trainer = Trainer(**self.quiet, max_epochs=self.config.trainer.max_epochs, limit_val_batches=0)
-        trainer.fit(self.classifier, datamodule=self.data)
-        (metrics,) = Trainer(**self.quiet).validate(self.classifier, datamodule=self.data, verbose=False)
-        return {"lr_min": lr_min, "lr_max": lr_max, "accuracy": metrics["val/accuracy"]}
-
-    @property
-    def quiet(self) -> dict[str, Any]:
-        """Trainer options of a run that leaves nothing behind."""
-        return {
+        self.quiet: dict[str, Any] = {
             "devices": 1,
+            "precision": precision,
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
-            "default_root_dir": self.folder,
+            "default_root_dir": folder,
         }
+
+    def search(self) -> Line:
+        """Sweep as `scripts/train.py` does, and return rates and losses to six digits, or why there are none."""
+        options = {"accelerator": "auto", "devices": 1, "precision": self.quiet["precision"]}
+        try:
+            found = lr_search.search(
+                self.classifier, self.data, **self.config.lr_search.model_dump(), trainer_options=options
+            )
+        except InputError as error:
+            return {"failed": str(error)}
+        curve = {"rates": six_digits(found.bounds.rates), "losses": six_digits(found.bounds.losses)}
+        return {"first_doubt": found.first_doubt} | curve
+
+    def train(self, lr_min: float, lr_max: float) -> Line:
+        """Train with these bounds, and return them and the accuracy on the images held out."""
+        self.classifier.hparams.update(lr_min=lr_min, lr_max=lr_max)
+        trainer = Trainer(**self.quiet, max_epochs=self.config.trainer.max_epochs, limit_val_batches=0)
+        trainer.fit(self.classifier, datamodule=self.data)
+        (metrics,) = Trainer(**self.quiet).validate(self.classifier, datamodule=self.data, verbose=False)
+        return {"lr_min": lr_min, "lr_max": lr_max, "accuracy": metrics["val/accuracy"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="folder of train/CLASS and test/CLASS: CIFAR-10 as images")
-    parser.add_argument("--record", type=Path, required=True, help="file of JSON lines that is read and added to")
+    parser.add_argument("--root", help="folder of train/CLASS: CIFAR-10 as images; not needed with --show")
+    default = Path(__file__).with_suffix(".jsonl")
+    parser.add_argument("--record", type=Path, default=default, help="file of JSON lines that is read and added to")
+    parser.add_argument("--show", action="store_true", help="print the table of what is recorded, and measure nothing")
     parser.add_argument("--settings", nargs="+", default=[setting.name for setting in SETTINGS], metavar="NAME")
+    parser.add_argument("--precision", default="bf16-mixed", help="as trainer.precision, without auto")
     parser.add_argument("--output", type=Path, help="write the table to this JSON file")
     options = parser.parse_args()
     chosen = [setting for setting in SETTINGS if setting.name in options.settings]
-    if len(chosen) < len(options.settings):
+    if len(chosen) < len(set(options.settings)):
         parser.error(f"settings are {', '.join(repr(setting.name) for setting in SETTINGS)}")
+    if options.root is None and not options.show:
+        parser.error("--root is missing: the folder of train/CLASS, or --show to measure nothing")
 
-    read: dict[str, Callable[[], tuple[ImageSet, ImageSet]]] = {
-        "cifar": functools.cache(lambda: both(Folder(options.root))),
-        "digits": functools.cache(lambda: both(Digits())),
-    }
-    for setting in chosen:
-        complete(setting, read[setting.data], options.record)
-    show([(setting, lines(options.record, setting)) for setting in chosen], options)
-
-
-def both(source: Source) -> tuple[ImageSet, ImageSet]:
-    """Read the training and the test images."""
-    return source.train().read(32), source.test().read(32)
+    record = Record(options.record, options.precision)
+    read = functools.cache(lambda: Folder(options.root).train().read(32))
+    for seed in () if options.show else SPREAD_SEEDS:
+        for setting in chosen:
+            if record.claim(seed * len(SETTINGS) + SETTINGS.index(setting)):
+                complete(setting, seed, read, record)
+    show({setting: [record.read(setting, seed) for seed in SPREAD_SEEDS] for setting in chosen}, options)
 
 
-def lines(record: Path, setting: Setting) -> dict[tuple[int, Any], dict[str, Any]]:
-    """Return what is recorded of a setting, by seed and kind: a factor, ``search``, or the stock rule."""
-    if not record.exists():
-        return {}
-    every = [json.loads(line) for line in record.read_text().splitlines()]
-    own = {(line["seed"], line["kind"]): line for line in every if line["setting"] == setting.name}
-    for (seed, kind), line in own.items():
-        if kind == SEARCH and line["lr_max"] != lr_bounds.derive(line["rates"], line["losses"]).lr_max:
-            sys.exit(
-                f"lr_rule.py: {record}: {setting.name}, seed {seed} was measured with another rule; begin a new one"
-            )
-    return own
-
-
-def plan() -> list[tuple[int, Any]]:
-    """Return seed and kind of each measurement of a setting: the grid first, the rest if there is time."""
-    grid = [(seed, kind) for seed in SEEDS for kind in (SEARCH, *FACTORS)]
-    stock = [(seed, kind) for seed in SEEDS for kind in (STOCK_SEARCH, STOCK)]
-    return grid + stock + [(seed, SEARCH) for seed in SPREAD_SEEDS if seed not in SEEDS]
-
-
-def complete(setting: Setting, read: Callable[[], tuple[ImageSet, ImageSet]], record: Path) -> None:
-    """Measure what the record lacks of a setting."""
-    known = lines(record, setting)
-    for seed, kind in plan():
-        if (seed, kind) in known:
+def complete(setting: Setting, seed: int, read: Callable[[], ImageSet], record: Record) -> None:
+    """Measure what the record lacks of a setting and seed."""
+    if not record.read(setting, seed).searched:
+        record.add(setting, seed, timed(setting, seed, read(), record.precision, Bench.search))
+    measured = record.read(setting, seed)
+    if measured.derived is None or seed not in SEEDS:
+        return
+    for move in (*GRID, *ALONE):
+        if measured.accuracy(move) is not None:
             continue
-        started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            figures = Bench(setting, seed, read(), folder).measure(kind, known)
-        facts = {"setting": setting.name, "seed": seed, "kind": kind, "seconds": time.perf_counter() - started}
-        known[seed, kind] = facts | figures
-        with record.open("a") as file:
-            file.write(json.dumps(known[seed, kind]) + "\n")
+        lr_min, lr_max = move.apply(measured.derived)
+        train = functools.partial(Bench.train, lr_min=lr_min, lr_max=lr_max)
+        place = {"lr_min_alone": move.alone, "lr_max_over_middle": lr_max / measured.derived.middle}
+        record.add(setting, seed, place | timed(setting, seed, read(), record.precision, train))
 
 
-def show(results: list[tuple[Setting, Mapping[tuple[int, Any], dict[str, Any]]]], options: argparse.Namespace) -> None:
-    """Print the table and how far the derived bounds lie from the best of the grid."""
-    rows, gaps = [], []
-    for setting, known in results:
-        accuracy = {
-            kind: [100 * known[seed, kind]["accuracy"] for seed in SEEDS if (seed, kind) in known]
-            for kind in (*FACTORS, STOCK)
-        }
-        searches = [known[seed, SEARCH] for seed in SPREAD_SEEDS]
-        lr_max = [search["lr_max"] for search in searches]
-        gap = max(statistics.mean(accuracy[factor]) for factor in FACTORS) - statistics.mean(accuracy[1.0])
-        gaps.append((setting.tuned, gap))
+def timed(setting: Setting, seed: int, images: ImageSet, precision: str, work: Callable[[Bench], Line]) -> Line:
+    """Return what a measurement gives, with its seconds."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = work(Bench(setting, seed, images, precision, folder))
+    return figures | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def six_digits(values: list[float]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def show(results: dict[Setting, list[Measured]], options: argparse.Namespace) -> None:
+    """Print the table, and how far the derived bounds lie from the best of the grid beside what noise alone gives."""
+    rows, beyond = [], {}
+    for setting, every in results.items():
+        bounds = [measured.derived for measured in every if measured.derived]
+        lr_max = [derived.lr_max for derived in bounds]
+        clear, searches = sum(derived.doubt is None for derived in bounds), sum(measured.searched for measured in every)
+        beyond[setting] = found = best_beyond_derived(every)
         rows.append(
             {
-                "setting": f"{setting.name}, {setting.epochs} epochs{' (tuned on)' if setting.tuned else ''}",
-                "LRMAX": f"{measure.median(lr_max):.2g} ({min(lr_max):.2g}–{max(lr_max):.2g})",
-                "clear": f"{sum(search['verdict'] == 'clear' for search in searches)} of {len(searches)}",
+                "setting": f"{setting.name}, {setting.steps} steps{' (tuned on)' if setting.tuned else ''}",
+                "LRMAX": f"{measure.median(lr_max):.2g} ({min(lr_max):.2g}–{max(lr_max):.2g})" if lr_max else "–",
+                "clear": f"{clear} of {searches}",
             }
-            | {f"× {factor:g}": mean_and_deviation(accuracy[factor]) for factor in FACTORS}
-            | {STOCK: mean_and_deviation(accuracy[STOCK]), "best − derived": f"{gap:.2f}"}
+            | {move.name: mean_and_deviation([each.accuracy(move) for each in every]) for move in (*GRID, *ALONE)}
+            | {"best − derived": f"{found[0]:.2f}" if found else "–"}
+            | {"by noise alone": f"{found[1].mean():.2f}" if found else "–"}
         )
-    title = f"Accuracy in % on held-out images, mean ± standard deviation, n = {len(SEEDS)}"
-    figures = {setting.name: [*known.values()] for setting, known in results}
+    title = f"Accuracy in % on {HELD_OUT:,} held-out images, {options.precision}, mean ± standard deviation (n)"
+    figures = {setting.name: [measured.trainings for measured in every] for setting, every in results.items()}
     measure.report("lr_rule", title, rows, figures, options)
     for tuned, which in ((True, "tuned on"), (False, "reported")):
-        those = [gap for was_tuned, gap in gaps if was_tuned is tuned]
+        those = [found for setting, found in beyond.items() if found and setting.tuned is tuned]
         if those:
-            print(f"{which}: best − derived is {statistics.mean(those):.2f} on average, {max(those):.2f} at most")
+            own, noise = np.array([gap for gap, _ in those]), np.array([draws for _, draws in those])
+            print(
+                f"{which}: best − derived is {own.mean():.2f} on average and {own.max():.2f} at most, {len(those)} "
+                f"settings; noise alone would give {noise.mean():.2f} and {noise.max(axis=0).mean():.2f}"
+            )
 
 
-def mean_and_deviation(values: list[float]) -> str:
-    """Return both in percent, or a dash where nothing was measured."""
-    if not values:
+def best_beyond_derived(every: list[Measured]) -> tuple[float, np.ndarray] | None:
+    """Return by how many points the best mean of the grid beats the derived bounds, and what noise alone would make it.
+
+    Only factors that two seeds have count, and only seeds that have all of those; None where that leaves too little.
+    The noise is drawn as if all factors were equally good: each mean has the standard error that was observed, of
+    accuracies without what a seed has in common. Factors that are clearly worse seldom win, so the mean of the draws is
+    an upper bound of what luck adds.
+
+    Returns:
+        The difference, and `DRAWS` of those by noise.
+    """
+    moves = [move for move in GRID if sum(measured.accuracy(move) is not None for measured in every) > 1]
+    table = [[measured.accuracy(move) for move in moves] for measured in every]
+    whole = np.array([row for row in table if None not in row], float)
+    if DERIVED not in moves or len(moves) < 2 or len(whole) < 2:
+        return None
+    derived = moves.index(DERIVED)
+    own = whole - whole.mean(axis=1, keepdims=True)
+    shrunk = math.sqrt(1 - 1 / len(moves))  # the mean of a seed takes a part of each deviation away too
+    errors = own.std(axis=0, ddof=1) / shrunk / math.sqrt(len(whole))
+    means = np.random.default_rng(0).normal(0, errors, (DRAWS, len(moves)))
+    return float(whole.mean(axis=0).max() - whole[:, derived].mean()), means.max(axis=1) - means[:, derived]
+
+
+def mean_and_deviation(values: list[float | None]) -> str:
+    """Return both with the number of them, or a dash where nothing was measured."""
+    known = [value for value in values if value is not None]
+    if not known:
         return "–"
-    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+    deviation = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.1f}{deviation} ({len(known)})"
 
 
 if __name__ == "__main__":
