@@ -28,8 +28,6 @@ def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) 
     """
     cores, batch_size = os.cpu_count() or 1, config.data.batch_size
     on_cpu = trainer.strategy.root_device.type == "cpu"
-    if on_cpu and config.trainer.sync_batchnorm:
-        raise InputError("trainer.sync_batchnorm=true: PyTorch has it on GPUs alone; leave it out on a CPU")
     if on_cpu and trainer.num_devices > cores:
         raise InputError(f"trainer.devices={trainer.num_devices}: this machine has {cores} CPU cores; ask for no more")
     if batch_size is not None and batch_size % trainer.world_size:

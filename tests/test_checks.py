@@ -106,7 +106,6 @@ def refused(run: Callable[..., Any], *overrides: str) -> str:
         ("trainer.devices=[0,1]", "`devices`"),
         ("trainer.devices=1000", f"this machine has {os.cpu_count()} CPU cores"),
         ("trainer.accelerator=gpu", "accelerator=auto"),
-        ("trainer.sync_batchnorm=true", "on GPUs alone"),
         ("trainer.devices=2 trainer.strategy=ddp_fork", "would keep what they learn"),
         (
             "+optimizer.foo=1",
