@@ -18,6 +18,7 @@ from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.models.libraries import origin_of, settle
 from cifar_resnet.training.checkpoint import check_classes
 from cifar_resnet.training.classifier import ImageClassifier
+from cifar_resnet.training.sync_batch_norm import unsynchronized
 
 
 def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
@@ -102,6 +103,11 @@ def try_classifier(config: Train, resumed: bool = False) -> ImageClassifier:
             raise InputError(
                 f"model._target_={config.model.target}: it returns {shape} for an image and 2 classes, not (1, 2): "
                 "it has to use num_classes, and to return logits alone"
+            )
+        if config.trainer.sync_batchnorm and (other := unsynchronized(classifier)):
+            raise InputError(
+                f"trainer.sync_batchnorm=true: the network's {other} is a batch norm of its own kind, which cannot be "
+                "synchronized; leave it out"
             )
         try:
             classifier.make_optimizer(lr=1.0)

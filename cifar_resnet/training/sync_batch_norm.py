@@ -91,7 +91,7 @@ class CPUSyncBatchNorm(LayerSync):
     """Lightning's way to a network whose batch norms see all processes as long as it is fitted.
 
     A layer stays the object that it is and changes its class alone, so parameters, statistics, hooks and the keys of a
-    ``state_dict`` are untouched. Subclasses that do more than PyTorch's batch norms do are left as they are.
+    ``state_dict`` are untouched. Subclasses of PyTorch's batch norms are left as they are: see `unsynchronized`.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
@@ -101,6 +101,15 @@ class CPUSyncBatchNorm(LayerSync):
     def revert(self, model: nn.Module) -> nn.Module:
         """Return the network as it was before `apply`."""
         return _with_classes(model, PLAIN)
+
+
+def unsynchronized(model: nn.Module) -> str | None:
+    """Return the class of a batch norm that does more than PyTorch's, if there is one.
+
+    PyTorch's own way would put a plain one in its place, and so drop an activation that timm's batch norms may have.
+    """
+    kinds = (type(layer) for layer in model.modules() if isinstance(layer, tuple(SYNCHRONIZED)))
+    return next((kind.__name__ for kind in kinds if kind not in SYNCHRONIZED), None)
 
 
 def _with_classes(model: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
