@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.plugins.layer_sync import LayerSync
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pydantic import ValidationError
 from rich import get_console
@@ -29,6 +31,7 @@ from cifar_resnet.training.checkpoint_io import AtomicCheckpointIO
 from cifar_resnet.training.classifier import ImageClassifier, balanced_weights
 from cifar_resnet.training.named import make
 from cifar_resnet.training.precision import Choice, fastest_precision, mixed_precision
+from cifar_resnet.training.sync_batch_norm import CPUSyncBatchNorm
 from cifar_resnet.training.trust import allowed_call, without_weights
 
 IGNORED_WARNINGS = (
@@ -147,15 +150,20 @@ def build_classifier(config: Train, data: ImageDataModule, resumed: bool = False
     return classifier
 
 
+def kind_of_device(config: Train | Evaluate) -> torch.device:
+    """Return the kind of device that `trainer.accelerator` comes to on this machine, without an index."""
+    asked = config.trainer.accelerator
+    found = torch.accelerator.current_accelerator(check_available=True) if asked != "cpu" else None
+    return found or torch.device("cpu")
+
+
 def choose_precision(config: Train | Evaluate, checkpoint: Mapping[str, Any]) -> Choice:
     """Choose what `trainer.precision` leaves open: as in the training that is gone on with, else what is fastest.
 
     A checkpoint of a version that had no choice was trained in 32-true.
     """
-    asked, kind = config.trainer.precision, config.trainer.accelerator
-    device = torch.accelerator.current_accelerator(check_available=True) if kind != "cpu" else None
-    device = device or torch.device("cpu")
-    reason, alone = "as asked for", config.trainer.devices == 1
+    asked, device, reason = config.trainer.precision, kind_of_device(config), "as asked for"
+    alone = config.trainer.devices == 1 and (isinstance(config, Evaluate) or config.trainer.num_nodes == 1)
     if asked == "auto" and checkpoint:
         asked, reason = checkpoint.get("precision", "32-true"), "as before"
     if asked in (16, "16-mixed"):
@@ -181,10 +189,14 @@ def build_trainer(config: Train | Evaluate, callbacks: Sequence[Callback], preci
     if isinstance(config, Train):
         own.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
         own.append(ResumableCheckpoint(config.checkpoint.minutes, config.data.source.call))
+    plugins: list[CheckpointIO | LayerSync] = [AtomicCheckpointIO()]
+    if isinstance(config, Train) and config.trainer.sync_batchnorm and kind_of_device(config).type == "cpu":
+        options["sync_batchnorm"] = False  # of PyTorch, which has it on GPUs alone
+        plugins.append(CPUSyncBatchNorm())
     options |= {
         "logger": TensorBoardLogger(config.trainer.default_root_dir, "lightning_logs", default_hp_metric=False),
         "callbacks": [*callbacks, *own],
-        "plugins": [AtomicCheckpointIO()],
+        "plugins": plugins,
         "enable_progress_bar": in_terminal and config.trainer.enable_progress_bar,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,

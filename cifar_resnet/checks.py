@@ -18,6 +18,7 @@ from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.models.libraries import origin_of, settle
 from cifar_resnet.training.checkpoint import check_classes
 from cifar_resnet.training.classifier import ImageClassifier
+from cifar_resnet.training.sync_batch_norm import unsynchronized
 
 OF_EARLIER_VERSIONS = {"lr_end": None, "flat_epochs": 0.0, "bias_factor": 1.0}
 """What the hyperparameters that are compared were before there were keys for them."""
@@ -31,8 +32,6 @@ def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) 
     """
     cores, batch_size = os.cpu_count() or 1, config.data.batch_size
     on_cpu = trainer.strategy.root_device.type == "cpu"
-    if on_cpu and config.trainer.sync_batchnorm:
-        raise InputError("trainer.sync_batchnorm=true: PyTorch has it on GPUs alone; leave it out on a CPU")
     if on_cpu and trainer.num_devices > cores:
         raise InputError(f"trainer.devices={trainer.num_devices}: this machine has {cores} CPU cores; ask for no more")
     if batch_size is not None and batch_size % trainer.world_size:
@@ -109,6 +108,11 @@ def try_classifier(config: Train, resumed: bool = False) -> ImageClassifier:
             raise InputError(
                 f"model._target_={config.model.target}: it returns {shape} for an image and 2 classes, not (1, 2): "
                 "it has to use num_classes, and to return logits alone"
+            )
+        if config.trainer.sync_batchnorm and (other := unsynchronized(classifier)):
+            raise InputError(
+                f"trainer.sync_batchnorm=true: the network's {other} is a batch norm of its own kind, which cannot be "
+                "synchronized; leave it out"
             )
         try:
             classifier.make_optimizer(lr=1.0)

@@ -52,6 +52,17 @@ class Generous(nn.Module):
         return self.layer(x).flatten(1), x
 
 
+class Normed(nn.Sequential):
+    """A network with a batch norm that is an activation as well."""
+
+    class Active(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    def __init__(self, num_classes: int):
+        super().__init__(nn.Conv2d(3, num_classes, 32), self.Active(num_classes), nn.Flatten())
+
+
 class Faulty(nn.Module):
     """A network with a mistake in it."""
 
@@ -106,7 +117,10 @@ def refused(run: Callable[..., Any], *overrides: str) -> str:
         ("trainer.devices=[0,1]", "`devices`"),
         ("trainer.devices=1000", f"this machine has {os.cpu_count()} CPU cores"),
         ("trainer.accelerator=gpu", "accelerator=auto"),
-        ("trainer.sync_batchnorm=true", "on GPUs alone"),
+        (
+            "trainer.sync_batchnorm=true model._target_=test_checks.Normed ~model.width",
+            "the network's Active is a batch norm of its own kind",
+        ),
         ("trainer.devices=2 trainer.strategy=ddp_fork", "would keep what they learn"),
         (
             "+optimizer.foo=1",

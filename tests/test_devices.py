@@ -1,7 +1,9 @@
 """Several devices, as processes on a CPU: interrupted together, resumed to the bit, and none waits for a dead one."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from cifar_resnet.cli.overrides import CONFIGS
+from cifar_resnet.data.sources import Digits
 
 COMMAND = [
     sys.executable, str(CONFIGS.parent / "scripts" / "train.py"), "data=digits", "data.train_size=200",
@@ -127,3 +130,19 @@ def test_an_evaluation_by_several_processes_counts_each_image_once() -> None:
     assert len(alone) == 3
     for devices in (2, 3):
         assert evaluated(devices, *sizes) == alone
+
+
+def test_two_nodes_leave_one_run() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
+    own = ["trainer.devices=1", "trainer.num_nodes=2", "trainer.sync_batchnorm=true", "trainer.max_epochs=1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *meeting, *COMMAND[1:], *own, "schedule.peak_epoch=0.5"]
+    nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert os.listdir("lightning_logs") == ["version_0"]
+    summary = json.loads(Path("lightning_logs/version_0/summary.json").read_text())
+    assert (summary["data"], summary["epochs"], summary["batch_size"]) == ("Digits", 1, 32)
+    assert summary["misclassified"] == round((1 - summary["test_accuracy"]) * len(Digits().test()))
+    assert sorted("look at it" in each for each in said) == [False, True]
