@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cifar_resnet import train
+from cifar_resnet import find_lr, train
 from cifar_resnet.cli.command import compose
 from cifar_resnet.errors import InputError
 from cifar_resnet.results.loggers import close_logger, open_logger
@@ -41,9 +41,11 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainResult]:
     root = tmp_path_factory.mktemp("root")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT", "WANDB_DIR"):
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "")  # so that what the run sets is undone
+        for variable in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
             patch.delenv(variable, raising=False)
-        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        for variable in ("WANDB_PROJECT", "WANDB_DIR"):
+            patch.delenv(variable, raising=False)
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
         for variable in ("CONFIG", "CACHE", "DATA"):
@@ -88,36 +90,40 @@ def test_wandb_has_configuration_scalars_and_pictures(result: TrainResult) -> No
     import wandb
 
     (folder,) = (root_of(result) / "wandb").glob("offline-run-*")
-    seen = read_offline(folder)
+    (file,) = folder.glob("*.wandb")
+    seen = read_offline(file)
     assert (seen["project"], seen["name"]) == ("cifar-resnet", "mine/version_0")
     assert seen["config"]["lr_max"] == 0.3
     assert seen["summary"]["result/test_accuracy"] == result.accuracy
     assert len(seen["history"]["train/loss"]) == 2
-    pictures = {file.name.partition("_0_")[0].rpartition("_")[0] or file.stem for file in folder.rglob("*.png")}
-    assert len(list(folder.rglob("*.png"))) == len(PICTURES), pictures
+    pictures = {path.stem.rsplit("_", 2)[0] for path in (folder / "files" / "media" / "images").rglob("*.png")}
+    assert pictures == PICTURES
     assert wandb.run is None  # the next run of this process is one of its own
 
 
-def read_offline(folder: Path) -> dict[str, Any]:
-    """What an offline run keeps to be sent later."""
+def read_offline(file: Path) -> dict[str, Any]:
+    """What an offline run keeps to be sent later: records in blocks, as LevelDB's log has them, behind a header."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    (file,) = folder.glob("*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(file))
     seen: dict[str, Any] = {"config": {}, "summary": {}, "history": {}}
-    while (data := store.scan_data()) is not None:
-        record = Record.FromString(data)
+    data, place, parts = file.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := 32_768 - place % 32_768) < 7:
+            place += left
+            continue
+        end, kind = place + 7 + int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        parts, place = parts + data[place + 7 : end], end
+        if kind not in (1, 4):  # neither whole nor the last part
+            continue
+        record, parts = Record.FromString(parts), b""
         if record.HasField("run"):
             seen |= {"project": record.run.project, "name": record.run.display_name}
-        for update in (*record.config.update, *record.run.config.update):
-            seen["config"][update.key or "/".join(update.nested_key)] = json.loads(update.value_json)
-        for item in record.summary.update:
-            seen["summary"][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        for update in record.config.update:
+            seen["config"][update.key] = json.loads(update.value_json)
+        for update in record.summary.update:
+            seen["summary"]["/".join(update.nested_key)] = json.loads(update.value_json)
         for item in record.history.item:
-            name = item.key or "/".join(item.nested_key)
-            seen["history"].setdefault(name, []).append(json.loads(item.value_json))
+            seen["history"].setdefault("/".join(item.nested_key), []).append(json.loads(item.value_json))
     return seen
 
 
@@ -136,6 +142,23 @@ def test_a_csv_file_that_goes_on_keeps_what_was_before_the_step(tmp_path: Path) 
         ("1", "0.5", ""),
         ("2", "7.0", "1.0"),
     ]
+
+
+def test_the_picture_of_a_search_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    from mlflow.tracking import MlflowClient
+
+    uri = (tmp_path / "elsewhere").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "searches")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    searched = [given for given in SMALL if not given.startswith("schedule.lr_")]
+    find_lr(*searched, "lr_search.num_training=50", "loggers=[mlflow]", f"trainer.default_root_dir={tmp_path}")
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("searches")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "pictures")] == ["pictures/lr_find.png"]
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
