@@ -40,6 +40,7 @@ IGNORED_WARNINGS = (
     "You passed in a `val_dataloader` but have no `validation_step`",  # the search looks at the training loss alone
     ".*The dirpath has changed from",  # a run that goes on from another's checkpoint has a folder of its own
     "Checkpoint directory .* exists and is not empty",  # one that goes on with its own has the same
+    "Experiment logs directory .* exists and is not empty",  # what metrics.csv held is kept: see `results/loggers.py`
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own business
     ".*recommended to use `self.log\\(.*sync_dist",  # the metrics are gathered from all devices before they are logged
     "Image size .* exceeds limit",  # such an image is refused by its name and size

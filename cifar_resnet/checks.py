@@ -16,6 +16,7 @@ from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import ImageSet, InMemory
 from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.models.libraries import origin_of, settle
+from cifar_resnet.results.loggers import check_installed
 from cifar_resnet.training.checkpoint import check_classes
 from cifar_resnet.training.classifier import ImageClassifier
 from cifar_resnet.training.sync_batch_norm import unsynchronized
@@ -30,6 +31,7 @@ def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) 
     Raises:
         InputError: something of it cannot work.
     """
+    check_installed(config.loggers)
     cores, batch_size = os.cpu_count() or 1, config.data.batch_size
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if on_cpu and trainer.num_devices > cores:

@@ -72,6 +72,7 @@ def train(config: Train) -> TrainResult:
     announce(config, data, classifier, trainer, choice)
     print_once(layer_table(list_layers(classifier)))
     with RunFolder(config, trainer, unfinished, checkpoint.get("global_step", 0)) as run:
+        run.open_others()
         if trainer.is_global_zero:
             record_search(run, find_bounds(config, classifier, data, trainer), data)
         record_network(run, config, classifier, data)
@@ -109,6 +110,7 @@ def find_lr(config: LrFind) -> LrSearch:
     found = find_bounds(config, classifier, data, trainer)
     assert found is not None
     with RunFolder(config, trainer) as run:
+        run.open_others()
         record_search(run, found, data)
     bounds = f"schedule.lr_min={found.bounds.lr_min:g} schedule.lr_max={found.bounds.lr_max:g}"
     print_once(f"train with them: the same keys behind python scripts/train.py, and {bounds}")

@@ -19,7 +19,7 @@ from cifar_resnet.training.classifier import ImageClassifier
 class ResumableCheckpoint(Callback):
     """Replaces ``last.ckpt`` within an epoch, which Lightning's ModelCheckpoint writes at the end of each.
 
-    What is saved is never beyond what the logger has on disk, and never without a finite loss behind it.
+    What is saved is never beyond what the loggers have on disk, and never without a finite loss behind it.
 
     Args:
         minutes: from one checkpoint to the next.
@@ -65,7 +65,7 @@ class ResumableCheckpoint(Callback):
             trainer.save_checkpoint(_last_checkpoint(trainer))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the rest of an epoch exact, and let the logger write what belongs before it.
+        """Add what makes the rest of an epoch exact, and let the loggers write what belongs before it.
 
         Raises:
             RunError: the weights are not finite; the checkpoint before this one stays.
@@ -118,8 +118,8 @@ class ResumableCheckpoint(Callback):
             raise Interrupted(self._ending)
 
     def _write_log(self, trainer: Trainer) -> None:
-        if trainer.logger is not None:
-            trainer.logger.save()
+        for logger in trainer.loggers:
+            logger.save()
 
 
 def _last_checkpoint(trainer: Trainer) -> Path:

@@ -20,9 +20,18 @@ def writable_folder(name: str) -> str:
     return name
 
 
+def each_once(names: list[str]) -> list[str]:
+    """Return the names; raise `InputError` for one that is there twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name} is named more than once")
+    return names
+
+
 Text = Annotated[str, Field(pattern=r"\S")]
 Name = Annotated[str, Field(pattern=r"^[\w=,+@ -][\w=,.+@ -]*(/[\w=,+@ -][\w=,.+@ -]*)*$", max_length=200)]
 Folder = Annotated[Text, AfterValidator(writable_folder)]
+Loggers = Annotated[list[Literal["csv", "mlflow", "wandb"]], AfterValidator(each_once)]
 Size = Annotated[int, Field(ge=0, le=10_000_000)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]

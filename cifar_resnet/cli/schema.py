@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from cifar_resnet.cli.kinds import Name, Text
+from cifar_resnet.cli.kinds import Loggers, Name, Text
 from cifar_resnet.cli.sections import (
     Averaging,
     Checkpoint,
@@ -30,6 +30,7 @@ class Train(Section):
     name: Name | None = Field(description="of the folder in lightning_logs/ that the run's is made in; null: none")
     seed: int = Field(ge=0, le=2**32 - 1, description="of weights, splits, order, augmentation and the search")
     ckpt_path: Text | None = Field(description="last: go on with the newest unfinished run like this; or a checkpoint")
+    loggers: Loggers = Field(description="of the run beside TensorBoard, such as [csv,mlflow]")
     data: Data
     model: Model
     optimizer: Optimizer

@@ -29,6 +29,8 @@ def expected(described: dict[str, Any]) -> str:
         return ", or ".join(map(expected, described["anyOf"]))
     if "enum" in described or "const" in described:
         return " | ".join(map(str, described.get("enum", [described.get("const")])))
+    if "enum" in described.get("items", {}):
+        return f"a list of {expected(described['items'])}"
     kind = KINDS.get(described["type"], described["type"].replace("array", "a list"))
     low = f"from {described['minimum']:,}" if "minimum" in described else "above 0"
     step = f", a multiple of {described['multipleOf']}" if "multipleOf" in described else ""

@@ -66,7 +66,9 @@ def record_network(run: RunFolder, config: Train, classifier: ImageClassifier, d
     """Log what is trained, and how: graph, layers, configuration and hyperparameters."""
     if run.logger is None:
         return
-    run.logger.hparams = hyperparameters(config, classifier, data, run)
+    run.logger.hparams = compared = hyperparameters(config, classifier, data, run)
+    for other in run.others:
+        other.log_hyperparams(compared)
     run.logger.log_code("configuration", yaml.safe_dump(run.chosen, sort_keys=False))
     run.logger.log_table("layers", COLUMNS, map(astuple, list_layers(classifier)))
     try:
@@ -131,6 +133,8 @@ def record_result(
         accuracy = {"accuracy": evaluation.accuracy.value}
         run.logger.log_hyperparams(accuracy | compared, metrics, step=run.trainer.global_step)
         run.logger.finalize("success")
+        for other in run.others:
+            other.log_metrics(metrics, run.trainer.global_step)
         write_report(run.path, summary)
         run.write("summary.json", json.dumps(summary, indent=1) + "\n")  # a run that has it is at its end
         if not evaluation.errors:

@@ -10,6 +10,7 @@ from typing import Self
 import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 from rich.console import RenderableType
@@ -17,6 +18,7 @@ from rich.console import RenderableType
 from cifar_resnet.cli.schema import Evaluate, Train
 from cifar_resnet.errors import InputError
 from cifar_resnet.results.logger import RunLogger
+from cifar_resnet.results.loggers import close_logger, open_logger
 from cifar_resnet.results.runs import CONFIG
 from cifar_resnet.results.unfinished import LOCK, busy
 from cifar_resnet.training.checkpoint_io import remove_leftovers
@@ -40,8 +42,10 @@ class RunFolder:
         self.trainer = trainer
         self.path: Path | None = None
         self.logger: RunLogger | None = None
+        self.others: list[Logger] = []
         self.chosen = config.model_dump(by_alias=True, exclude_unset=True)
         self._is_new = unfinished is None
+        self._step = step
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         logs = Path(config.trainer.default_root_dir, "lightning_logs", config.name or "")
@@ -62,12 +66,22 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.path is None:
             return
+        for logger in self.others:
+            close_logger(logger, self.path, succeeded=kind is None)
         self._lock.release()
         if self._is_new and kind is not None and issubclass(kind, InputError):
             shutil.rmtree(self.path)
             for parent in takewhile(lambda each: each != Path(self.config.trainer.default_root_dir), self.path.parents):
                 with suppress(OSError):  # it has others
                     parent.rmdir()
+
+    def open_others(self) -> None:
+        """Log to ``loggers`` too, until the ``with`` block ends; raise `InputError` where one cannot begin."""
+        if self.path is None or self.logger is None or not isinstance(self.config, Train):
+            return
+        for name in self.config.loggers:
+            self.others.append(open_logger(name, self.config, self.path, self._step))
+        self.trainer.loggers = [self.logger, *self.others]
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the folder, under another name first: whoever finds it finds all of it."""

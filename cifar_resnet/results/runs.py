@@ -17,7 +17,7 @@ NEEDED = ("test_accuracy", "train_seconds", "lr_max", "seed", "resumed")
 """Of a summary, for runs to be compared."""
 
 NO_MATTER = re.compile(
-    r"(.*\.)?seed|name|ckpt_path|(checkpoint|gallery|errors)\..*|data\.num_workers"
+    r"(.*\.)?seed|name|ckpt_path|loggers|(checkpoint|gallery|errors)\..*|data\.num_workers"
     r"|trainer\.(default_root_dir|enable_progress_bar|log_every_n_steps)"
 )
 """Keys in which runs of one group may differ: their seeds, and what does not change a result."""

@@ -16,7 +16,9 @@ from cifar_resnet.results.runs import CONFIG
 
 LAST = "last"
 LOCK = ".lock"  # in a run's folder; held as long as a process runs it
-WITHOUT_EFFECT = {"ckpt_path", "checkpoint", "num_workers", "enable_progress_bar"}  # keys that do not change a result
+WITHOUT_EFFECT = {"ckpt_path", "loggers", "checkpoint", "num_workers", "enable_progress_bar"}
+"""Keys that do not change a result."""
+
 RESUMED = "CIFAR_RESNET_RESUMED"
 """Environment variable with the checkpoint that the first device goes on from, for the processes that it starts."""
 
