@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cifar_resnet import build, experiment
 from cifar_resnet.callbacks.history import History
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.batches import LARGEST_BATCH
 from cifar_resnet.data.datamodule import ImageDataModule

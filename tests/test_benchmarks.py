@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.overrides import CONFIGS
 
 BENCHMARKS = CONFIGS.parent / "benchmarks"

@@ -10,7 +10,7 @@ from conftest import make_classifier, make_data, make_image_set, make_trainer
 from torch import nn
 
 from cifar_resnet.analysis.gradcam import find_layer
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.data.patches import patch_covariance
 from cifar_resnet.errors import InputError
 from cifar_resnet.inference.export import export

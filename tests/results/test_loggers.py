@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cifar_resnet import find_lr, train
-from cifar_resnet.cli.command import compose
+from cifar_resnet.cli.compose import compose
 from cifar_resnet.errors import InputError
 from cifar_resnet.results.loggers import close_logger, open_logger
 from cifar_resnet.results.record import TrainResult
