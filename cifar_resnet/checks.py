@@ -36,6 +36,12 @@ def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) 
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if on_cpu and trainer.num_devices > cores:
         raise InputError(f"trainer.devices={trainer.num_devices}: this machine has {cores} CPU cores; ask for no more")
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", trainer.num_devices))  # torchrun says so
+    if started != trainer.num_devices:
+        raise InputError(
+            f"trainer.devices={trainer.num_devices}: torchrun started {started} processes on this machine: "
+            f"set trainer.devices={started}"
+        )
     if batch_size is not None and batch_size % trainer.world_size:
         raise InputError(
             f"data.batch_size={batch_size} is shared by {trainer.world_size} devices: choose a multiple of it"

@@ -110,6 +110,13 @@ def refused(run: Callable[..., Any], *overrides: str) -> str:
 
 
 @pytest.mark.usefixtures("no_images")
+def test_as_many_devices_as_torchrun_started_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    message = refused(train, *SMALL)
+    assert message == "trainer.devices=1: torchrun started 2 processes on this machine: set trainer.devices=2"
+
+
+@pytest.mark.usefixtures("no_images")
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
