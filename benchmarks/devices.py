@@ -2,7 +2,8 @@
 
 Measured: `Trainer.fit` with the project's own configuration, its batch shared by so many processes of one thread each
 that torchrun starts, or by as many GPUs where there are any. A measurement is the second epoch of a run of two. Beside
-it, one process takes the share of the batch that each of several has: the difference is what sharing costs.
+it, one process takes the share of the batch that each of several has: the difference is what sharing costs. Several
+are measured with synchronized batch norm too.
 
 On paper: the gradients of the assignment's network, summed by a ring of all GPUs of a machine at NVLink's speed and, an
 eighth each, by rings between machines at InfiniBand's; its floating-point operations at --share of an H100's peak.
@@ -59,6 +60,7 @@ def one_of(options: argparse.Namespace) -> None:
             "trainer.precision": options.precision,
             "trainer.devices": options.one_of,
             "trainer.strategy": "ddp" if options.one_of > 1 else "auto",
+            "trainer.sync_batchnorm": str(options.synchronized).lower(),
         }
         with contextlib.redirect_stdout(io.StringIO()):
             config = measure.training_configuration(folder, overrides)
@@ -73,11 +75,12 @@ def one_of(options: argparse.Namespace) -> None:
         print(history.epochs[-1].seconds / options.steps)
 
 
-def seconds_a_step(processes: int, batch_size: int, options: argparse.Namespace) -> float:
+def seconds_a_step(processes: int, batch_size: int, synchronized: bool, options: argparse.Namespace) -> float:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     kept = {"width": options.width, "steps": options.steps, "precision": options.precision}
     words = {"one-of": processes, "batch-size": batch_size} | kept
     command = [sys.executable, *launcher, __file__, *(f"--{key}={value}" for key, value in words.items())]
+    command += ["--synchronized"] if synchronized else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -87,21 +90,23 @@ def seconds_a_step(processes: int, batch_size: int, options: argparse.Namespace)
 
 def measured(options: argparse.Namespace) -> None:
     size = options.batch_size
-    shared = [(processes, size) for processes in options.processes]
-    alone = [(1, size // processes) for processes in options.processes if processes > 1]
-    tasks = {key: functools.partial(seconds_a_step, *key, options) for key in [*shared, *alone]}
+    several = [processes for processes in options.processes if processes > 1]
+    shared = [(processes, size, False) for processes in options.processes]
+    others = [each for processes in several for each in ((processes, size, True), (1, size // processes, False))]
+    tasks = {key: functools.partial(seconds_a_step, *key, options) for key in [*shared, *others]}
     seconds = measure.in_turn(tasks, options.repeats)
 
-    def ratio(ours: tuple[int, int], theirs: tuple[int, int]) -> str:
+    def ratio(ours: tuple[int, int, bool], theirs: tuple[int, int, bool]) -> str:
         return measure.spread([one / other for one, other in zip(seconds[ours], seconds[theirs], strict=True)], 2)
 
     rows = [
         {
             "processes": key[0],
             "images in a step": key[1],
+            "batch norm": "synchronized" if key[2] else "of each",
             "ms a step": measure.spread([1e3 * each for each in own], 1),
-            f"1 process with {size} / this": ratio((1, size), key),
-            "this / 1 process with its share": ratio(key, (1, key[1] // key[0])),
+            f"1 process with {size} / this": ratio((1, size, False), key),
+            "this / 1 process with its share": ratio(key, (1, key[1] // key[0], False)),
         }
         for key, own in seconds.items()
     ]
@@ -109,7 +114,10 @@ def measured(options: argparse.Namespace) -> None:
         f"Step time: synthetic noise, width {options.width}, {options.precision}, one thread a process, "
         f"epochs of {options.steps} steps, n = {options.repeats}"
     )
-    figures = {f"{processes} × {images // processes}": own for (processes, images), own in seconds.items()}
+    figures = {
+        f"{processes} × {images // processes}{', synchronized' if synchronized else ''}": own
+        for (processes, images, synchronized), own in seconds.items()
+    }
     measure.report("devices", title, rows, figures, options)
 
 
@@ -158,7 +166,8 @@ def main() -> None:
     parser.add_argument("--precision", default="32-true", help="as trainer.precision, without auto")
     parser.add_argument("--paper", action="store_true", help="print what GPUs would take, and measure nothing")
     parser.add_argument("--share", type=float, default=0.4, help="with --paper: of an H100's peak that is reached")
-    parser.add_argument("--one-of", type=int, help=argparse.SUPPRESS)  # how the processes are started
+    parser.add_argument("--one-of", type=int, help=argparse.SUPPRESS)  # how the processes are started, as the next
+    parser.add_argument("--synchronized", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one_of is not None:
         one_of(options)
