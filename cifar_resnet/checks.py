@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -25,6 +26,22 @@ OF_EARLIER_VERSIONS = {"lr_end": None, "flat_epochs": 0.0, "bias_factor": 1.0}
 """What the hyperparameters that are compared were before there were keys for them."""
 
 
+class Launcher(NamedTuple):
+    """What starts a process for each device, and the variables in which it says how many on how many machines."""
+
+    name: str
+    environment: type[ClusterEnvironment]
+    of_a_machine: str
+    machines: str
+
+
+LAUNCHERS = (
+    Launcher("torchrun", TorchElasticEnvironment, "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    Launcher("srun", SLURMEnvironment, "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"),
+)
+"""Torchrun comes first, for where srun has started it, it starts the processes."""
+
+
 def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Compare the configuration with the machine and with the checkpoint that is resumed, empty where none is.
 
@@ -36,12 +53,7 @@ def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) 
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if on_cpu and trainer.num_devices > cores:
         raise InputError(f"trainer.devices={trainer.num_devices}: this machine has {cores} CPU cores; ask for no more")
-    started = int(os.environ.get("LOCAL_WORLD_SIZE", trainer.num_devices))  # torchrun says so
-    if started != trainer.num_devices:
-        raise InputError(
-            f"trainer.devices={trainer.num_devices}: torchrun started {started} processes on this machine: "
-            f"set trainer.devices={started}"
-        )
+    processes(trainer)
     if batch_size is not None and batch_size % trainer.world_size:
         raise InputError(
             f"data.batch_size={batch_size} is shared by {trainer.world_size} devices: choose a multiple of it"
@@ -54,6 +66,24 @@ def before_data(config: Train, trainer: Trainer, checkpoint: Mapping[str, Any]) 
         )
     if checkpoint:
         _check_resumable(config, checkpoint, trainer.world_size)
+
+
+def processes(trainer: Trainer) -> None:
+    """Raise `InputError` where torchrun or srun started other processes than the Trainer has devices.
+
+    Each of them would be a run of its own, or all would wait for some that never come.
+    """
+    launcher = next((each for each in LAUNCHERS if each.environment.detect()), None)
+    if launcher is None:
+        return
+    asked = trainer.num_devices, trainer.num_nodes
+    variables = launcher.of_a_machine, launcher.machines
+    started = tuple(int(os.environ.get(variable, own)) for variable, own in zip(variables, asked, strict=True))
+    if started != asked:
+        raise InputError(
+            f"trainer.devices={asked[0]} trainer.num_nodes={asked[1]}: {launcher.name} started {started[0]} a machine, "
+            f"on {started[1]}: set trainer.devices={started[0]} trainer.num_nodes={started[1]}"
+        )
 
 
 def after_data(config: Train, data: ImageDataModule, checkpoint: Mapping[str, Any]) -> None:

@@ -135,6 +135,7 @@ def evaluate(config: Evaluate) -> Evaluation:
     page = ErrorsPage(outputs, config.errors.limit, gallery.layer, gallery.method)
     gallery.check(classifier)
     trainer = build_trainer(config, [outputs, evaluator, gallery, page], choose_precision(config, checkpoint).precision)
+    checks.processes(trainer)
     data = ImageDataModule(build_source(config), image_size=classifier.hparams["image_size"])
     if is_named:
         data.prepare_data()

@@ -109,11 +109,28 @@ def refused(run: Callable[..., Any], *overrides: str) -> str:
     return str(error.value)
 
 
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+
+
 @pytest.mark.usefixtures("no_images")
-def test_as_many_devices_as_torchrun_started_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    message = refused(train, *SMALL)
-    assert message == "trainer.devices=1: torchrun started 2 processes on this machine: set trainer.devices=2"
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1"}, "torchrun started 2 a machine, on 1"),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1", "GROUP_WORLD_SIZE": "2"}, "torchrun started 1 a machine, on 2"),
+        (SLURM | {"SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}, "srun started 2 a machine, on 1"),
+        (SLURM | {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}, "srun started 1 a machine, on 2"),
+    ],
+)
+def test_as_many_devices_as_a_launcher_started_processes(
+    variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each process would be a run of its own."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for run, typed in ((train, SMALL), (find_lr, SMALL[:-2])):
+        assert refused(run, *typed).startswith(f"trainer.devices=1 trainer.num_nodes=1: {words}: set trainer.devices=")
 
 
 @pytest.mark.usefixtures("no_images")
