@@ -85,6 +85,7 @@ def build_data(config: Train, devices: int) -> ImageDataModule:
         seed=config.seed,
         accumulate_grad_batches=config.trainer.accumulate_grad_batches,
         devices=devices,
+        machines=config.trainer.num_nodes,
     )
 
 

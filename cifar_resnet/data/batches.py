@@ -30,6 +30,14 @@ def batch_size_for(images: int, accumulated: int = 1, devices: int = 1) -> int:
     return devices * max(share, 2)
 
 
+def shared_batch_size(asked: int, images: int, devices: int) -> int:
+    """Return how many images a batch has: as many as asked for, if there are so many, and as many for each device.
+
+    Only with shares of one size is the mean over the devices' gradients that over the images. 0: too few images.
+    """
+    return min(asked, images) // devices * devices
+
+
 @dataclass(eq=False)
 class TrainingBatches(Dataset[Batch]):
     """Augmented training batches by key.
@@ -55,7 +63,7 @@ class TrainingBatches(Dataset[Batch]):
     alternating: bool = False
 
     def __post_init__(self) -> None:
-        self.batch_size = min(self.batch_size, len(self.labels))
+        self.batch_size = shared_batch_size(self.batch_size, len(self.labels), self.world_size)
 
     def __len__(self) -> int:
         """Return the number of whole batches in an epoch; the few images left over differ from epoch to epoch."""

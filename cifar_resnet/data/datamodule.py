@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cifar_resnet.data.augment import Augmentation, pad, padding_of
-from cifar_resnet.data.batches import TrainingBatches, TrainingLoader, batch_size_for
+from cifar_resnet.data.batches import TrainingBatches, TrainingLoader, batch_size_for, shared_batch_size
 from cifar_resnet.data.memory import check_memory
 from cifar_resnet.data.sources import ImageSet, Source
 from cifar_resnet.data.split import split_training
@@ -44,6 +44,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: over all devices together, if gradients are not accumulated; None: `batch_size_for` as many images.
         seed: of the splits, the order and the augmentation.
         devices: how many share a batch.
+        machines: that have the devices, as many each.
         accumulate_grad_batches: batches in an optimizer step; an epoch leaves out those that would make a weaker one.
 
     Attributes:
@@ -66,6 +67,7 @@ class ImageDataModule(LightningDataModule):
     seed: int = 0
     accumulate_grad_batches: int = 1
     devices: int = 1
+    machines: int = 1
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class ImageDataModule(LightningDataModule):
         test = self.source.test() if needs_test and self.test is None else None
         train, val = split or (None, None)
         others = sum(len(part) for part in (val, test) if part is not None)
-        check_memory(0 if train is None else len(train), others, self.image_size, self.devices)
+        check_memory(0 if train is None else len(train), others, self.image_size, self.devices // self.machines)
         if split is not None:
             self.train, self.val = (None if part is None else part.read(self.image_size) for part in split)
         if test is not None:
@@ -137,9 +139,9 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def batch_size_in_effect(self) -> int:
-        """How many images a batch has, over all devices, after ``setup("fit")``: no more than are trained on."""
+        """How many images a batch has, over all devices, after ``setup("fit")``."""
         assert self.batch_size is not None, "call setup() first"
-        return min(self.batch_size, len(_read(self.train)))
+        return shared_batch_size(self.batch_size, len(_read(self.train)), self.devices)
 
     @property
     def validation_name(self) -> str:
@@ -148,7 +150,7 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainingLoader:
         """Return the shuffled, augmented batches; `InputError` where an epoch has too few for an optimizer step."""
-        rank, world_size = self._place_among_devices
+        rank, world_size = self._place_among_devices(self.train, "to train on")
         fill = np.round(np.array(self.mean) * 255).astype(np.uint8)
         workers = self._workers()
         arrays = self._pad(fill, shared=workers > 0 and multiprocessing.get_start_method() != "fork")  # forks inherit
@@ -195,21 +197,21 @@ class ImageDataModule(LightningDataModule):
         return self._evaluation_loader(self.test)
 
     def _evaluation_loader(self, images: ImageSet | None) -> DataLoader[tuple[Tensor, ...]]:
-        rank, world_size = self._place_among_devices
-        if len(_read(images)) < world_size:  # each has to take part, or the others would wait for it
-            raise InputError(
-                f"trainer.devices={world_size}: there are only {len(_read(images))} images to evaluate: ask for no more"
-            )
+        rank, world_size = self._place_among_devices(images, "to evaluate")
         first, last = (len(_read(images)) * place // world_size for place in (rank, rank + 1))
         arrays = (each[first:last] for each in (_read(images).images, _read(images).labels))
         batches = zip(*(torch.from_numpy(array).split(EVALUATION_BATCH_SIZE) for array in arrays), strict=True)
         # Views of what is in memory: a worker would only add a copy.
         return DataLoader(list(batches), batch_size=None, pin_memory=self._on_gpu())  # type: ignore[arg-type]
 
-    @property
-    def _place_among_devices(self) -> tuple[int, int]:
-        """This device's number, and how many there are."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _place_among_devices(self, images: ImageSet | None, purpose: str) -> tuple[int, int]:
+        """Return this device's number, and how many there are; `InputError` where these are more than the images."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if len(_read(images)) < world_size:  # each has to take part, or the others would wait for it
+            raise InputError(
+                f"trainer.devices={world_size}: there are only {len(_read(images))} images {purpose}: ask for no more"
+            )
+        return rank, world_size
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

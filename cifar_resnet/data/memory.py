@@ -29,7 +29,7 @@ def check_memory(train: int, others: int, side: int, devices: int = 1) -> None:
         train: how many are trained on; these are there twice while they are padded.
         others: how many are there for validation and test.
         side: in pixels.
-        devices: each of which has all images.
+        devices: of this machine, each of which has all images.
     """
     padded = side + 2 * padding_of(side)
     needed = devices * 3 * (train * (side**2 + padded**2) + others * side**2)

@@ -126,9 +126,9 @@ def test_order_is_shuffled_anew_in_every_epoch() -> None:
     assert all(sorted(order) == list(range(64)) != list(order) for order in orders)
 
 
-def rank_loader(rank: int, world_size: int, **options: Any) -> TrainingLoader:
+def rank_loader(rank: int, world_size: int, images: int = 67, **options: Any) -> TrainingLoader:
     """The training loader of one process of a distributed run, as its Trainer would ask for it."""
-    data = numbered_data(67, batch_size=20, **options)
+    data = numbered_data(images, **{"batch_size": 20} | options)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)  # type: ignore[assignment]
     return data.train_dataloader()
@@ -141,6 +141,17 @@ def test_ranks_partition_the_global_batch() -> None:
     for (images, _), (first, _), (second, _) in zip(alone, *shared, strict=True):
         assert len(first) == len(second) == 10
         assert sorted(numbers(first) + numbers(second)) == sorted(numbers(images))
+
+
+def test_ranks_have_shares_of_one_size_where_there_are_fewer_images_than_a_batch_has() -> None:
+    """With others, the mean of their gradients would not be that of the images."""
+    data = make_data(train=25, batch_size=64, devices=2)
+    assert data.batch_size_in_effect == 24
+    for rank in range(2):
+        ((images, _),) = epoch_batches(rank_loader(rank, 2, 25, batch_size=64), epoch=0)
+        assert len(images) == 12
+    with pytest.raises(InputError, match="only 3 images to train on"):
+        rank_loader(0, 4, 3)
 
 
 def test_ranks_draw_differently() -> None:

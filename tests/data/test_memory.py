@@ -24,6 +24,16 @@ def test_what_images_take_is_counted_to_the_byte(monkeypatch: pytest.MonkeyPatch
     check_memory(10**12, 0, 64)
 
 
+def test_each_machine_has_room_for_its_own_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train/cat/a", "train/dog/a", "test/cat/a", "test/dog/a"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    monkeypatch.setattr(memory, "total_memory", lambda: 2 * 3 * (2 * (32**2 + 40**2) + 2 * 32**2))
+    ImageDataModule(Folder(str(tmp_path)), **DATA, devices=8, machines=4).setup("fit")
+    with pytest.raises(InputError, match="images take"):
+        ImageDataModule(Folder(str(tmp_path)), **DATA, devices=3).setup("fit")
+
+
 def test_the_line_says_what_is_taken_and_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "total_memory", lambda: 8 * 10**9)
     with pytest.raises(InputError) as error:
