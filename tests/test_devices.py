@@ -93,6 +93,21 @@ def test_no_device_waits_for_a_dead_one(dies: Callable[[int, int], int]) -> None
     assert "Traceback" not in said
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found by way of /proc")
+def test_torchrun_ends_all_where_a_process_has_died() -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, *COMMAND[1:], LONG]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    read_until(run, "epoch   2/")
+    first, second = children(run.pid)
+    os.kill(first, signal.SIGKILL)
+    assert ends(run.pid)
+    assert ends(second)
+    said, _ = run.communicate(timeout=10)
+    assert run.returncode == 1
+    assert "Signal 9 (SIGKILL)" in said, said
+
+
 EVALUATION = f"""
 import json, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})

@@ -147,7 +147,7 @@ class ImageClassifier(LightningModule):
         self._update(self.train_metrics, loss, logits, labels)  # batches of one size: their mean is that of the images
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
-            self.log_dict({"step/loss": loss.detach(), "step/accuracy": accuracy})
+            self.log_dict({"step/loss": loss.detach(), "step/accuracy": accuracy}, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:

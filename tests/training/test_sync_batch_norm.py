@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from conftest import make_classifier, make_data, make_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -70,6 +71,8 @@ class Losses(Callback):
         loss = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")
         assert isinstance(loss, Tensor)
         self.seen.append(loss.item())
+        if len(self.seen) % trainer.log_every_n_steps == 0:
+            assert trainer.logged_metrics["step/loss"].item() == pytest.approx(loss.item())
 
 
 def fit(rank: int, folder: Path, devices: int, synchronized: bool, port: int = 0) -> None:
