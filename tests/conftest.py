@@ -4,10 +4,12 @@ import hashlib
 import io
 import os
 import pickle
+import socket
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from torch.multiprocessing import start_processes
 from torchvision.datasets import CIFAR10
 
 from cifar_resnet.data.datamodule import ImageDataModule
@@ -115,6 +118,17 @@ def make_trainer(folder: Path, **options: Any) -> Trainer:
         }
         | options
     )
+
+
+def start(run: Callable[..., None], processes: int, *arguments: Any) -> None:
+    """Run a function in several processes at once, which load PyTorch and Lightning together."""
+    get_context("forkserver").set_forkserver_preload(["cifar_resnet.build"])
+    start_processes(run, arguments, processes, start_method="forkserver")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import free_port, make_classifier, make_data, make_trainer, start
 
+from cifar_resnet.analysis.metrics import evaluate_predictions
+from cifar_resnet.callbacks.outputs import OutputCollector
 from cifar_resnet.cli.overrides import CONFIGS
 from cifar_resnet.data.sources import Digits
 
@@ -108,35 +110,29 @@ def test_torchrun_ends_all_where_a_process_has_died() -> None:
     assert "Signal 9 (SIGKILL)" in said, said
 
 
-EVALUATION = f"""
-import json, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from conftest import make_classifier, make_data, make_trainer
-from cifar_resnet.analysis.metrics import evaluate_predictions
-from cifar_resnet.callbacks.outputs import OutputCollector
-
-devices, sizes = int(sys.argv[1]), map(int, sys.argv[2:])
-for size in sizes:
-    data, outputs = make_data(test=size), OutputCollector(flip=True)
-    trainer = make_trainer(".", devices=devices, strategy="ddp" if devices > 1 else "auto", callbacks=[outputs])
-    (metrics,) = trainer.test(make_classifier(data), datamodule=data, verbose=False)
-    found = evaluate_predictions(outputs.probabilities, outputs.labels, data.classes, outputs.mirrored)
-    if trainer.is_global_zero:
-        assert outputs.labels.tolist() == data.test.labels.tolist()
-        right = [found.images, found.confusion, found.flip_accuracy.value, round(metrics["test/accuracy"], 6)]
-        print(json.dumps(right), round(metrics["test/loss"], 4), flush=True)
-    trainer.strategy.barrier()  # so that none has ended while another still looks for it
-"""
+def evaluate(rank: int, devices: int, sizes: tuple[int, ...], port: int) -> None:
+    """Evaluate so many images as one of several processes; the first writes down what it comes to."""
+    if devices > 1:
+        os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    counts = []
+    for size in sizes:
+        data, outputs = make_data(test=size), OutputCollector(flip=True)
+        trainer = make_trainer(Path(), devices=devices, strategy="ddp" if devices > 1 else "auto", callbacks=[outputs])
+        (metrics,) = trainer.test(make_classifier(data), datamodule=data, verbose=False)
+        assert data.test is not None
+        found = evaluate_predictions(outputs.probabilities, outputs.labels, data.classes, outputs.mirrored)
+        if trainer.is_global_zero:
+            assert outputs.labels.tolist() == data.test.labels.tolist()
+            means = [round(metrics["test/accuracy"], 6), round(metrics["test/loss"], 4)]
+            counts.append([found.images, found.confusion, found.flip_accuracy.value, *means])
+            Path("counts.json").write_text(json.dumps(counts))
+        trainer.strategy.barrier()  # so that none has ended while another still looks for it
 
 
-def evaluated(devices: int, *sizes: int) -> list[str]:
+def evaluated(devices: int, *sizes: int) -> list[Any]:
     """What an evaluation of so many images by so many processes comes to."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"] if devices > 1 else []
-    Path("evaluation.py").write_text(EVALUATION)
-    command = [sys.executable, *launcher, "evaluation.py", str(devices), *map(str, sizes)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return [line for line in done.stdout.splitlines() if line.startswith("[")]
+    start(evaluate, devices, devices, sizes, free_port())
+    return json.loads(Path("counts.json").read_text())
 
 
 def test_an_evaluation_by_several_processes_counts_each_image_once() -> None:
@@ -148,9 +144,7 @@ def test_an_evaluation_by_several_processes_counts_each_image_once() -> None:
 
 
 def test_two_nodes_leave_one_run() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}"]
     own = ["trainer.devices=1", "trainer.num_nodes=2", "trainer.sync_batchnorm=true", "trainer.max_epochs=1"]
     command = [sys.executable, "-m", "torch.distributed.run", *meeting, *COMMAND[1:], *own, "schedule.peak_epoch=0.5"]
     nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]

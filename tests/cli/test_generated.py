@@ -23,7 +23,7 @@ from cifar_resnet.cli.schema import COMMANDS
 from cifar_resnet.cli.wording import describe
 
 SCRIPTS = CONFIGS.parent / "scripts"
-LINES = int(os.environ.get("GENERATED_LINES", "1000"))
+LINES = int(os.environ.get("GENERATED_LINES", "500"))
 PROCESSES = int(os.environ.get("GENERATED_PROCESSES", "20"))
 """How many command lines are tried in this process, and how many as processes of their own."""
 

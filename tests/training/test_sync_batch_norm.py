@@ -1,19 +1,15 @@
 """Batch norm over several processes is batch norm over the whole batch: values, gradients, statistics, training."""
 
 import os
-import socket
-from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_classifier, make_data, make_trainer
+from conftest import free_port, make_classifier, make_data, make_trainer, start
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed, nn
-from torch.multiprocessing import start_processes
 
 from cifar_resnet.data.augment import Augmentation
 from cifar_resnet.data.batches import TrainingBatches, TrainingLoader
@@ -101,12 +97,6 @@ def fit(rank: int, folder: Path, devices: int, synchronized: bool, port: int = 0
     trainer.strategy.barrier()  # so that none has ended while another still looks for it
 
 
-def start(run: Callable[..., None], processes: int, *arguments: Any) -> None:
-    """Run a function in several processes at once, which load PyTorch and Lightning together."""
-    get_context("forkserver").set_forkserver_preload(["cifar_resnet.build"])
-    start_processes(run, arguments, processes, start_method="forkserver")
-
-
 def test_two_processes_normalize_as_one_does_the_whole_batch(tmp_path: Path) -> None:
     start(pass_share, 2, tmp_path)
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
@@ -129,9 +119,7 @@ def fitted(folder: Path, devices: int, synchronized: bool = True) -> tuple[list[
     if devices == 1:
         fit(0, folder, 1, synchronized)
     else:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-        start(fit, devices, folder, devices, synchronized, port)
+        start(fit, devices, folder, devices, synchronized, free_port())
     losses, weights = torch.load(folder / "fitted.pt", weights_only=True)
     assert len(losses) == 50
     return losses, weights
