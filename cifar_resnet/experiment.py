@@ -33,6 +33,7 @@ from cifar_resnet.lr.search import TRIED_STEPS, LrSearch, search, try_sweep
 from cifar_resnet.messages import say
 from cifar_resnet.models.libraries import has_weights, origin_of
 from cifar_resnet.results.layers import count_parameters, layer_table, list_layers
+from cifar_resnet.results.loggers import naming_failures
 from cifar_resnet.results.machine import device_name
 from cifar_resnet.results.record import TrainResult, record_evaluation, record_network, record_result, record_search
 from cifar_resnet.results.run_folder import RunFolder, print_once
@@ -71,7 +72,7 @@ def train(config: Train) -> TrainResult:
     classifier = build_classifier(with_bounds_of(checkpoint, config), data, resumed=bool(checkpoint))
     announce(config, data, classifier, trainer, choice)
     print_once(layer_table(list_layers(classifier)))
-    with RunFolder(config, trainer, unfinished, checkpoint.get("global_step", 0)) as run:
+    with naming_failures(), RunFolder(config, trainer, unfinished, checkpoint.get("global_step", 0)) as run:
         run.open_others()
         if trainer.is_global_zero:
             record_search(run, find_bounds(config, classifier, data, trainer), data)
@@ -107,10 +108,10 @@ def find_lr(config: LrFind) -> LrSearch:
     checks.after_data(config, data, {})
     classifier = build_classifier(config, data)
     announce(config, data, classifier, trainer, choice)
-    found = find_bounds(config, classifier, data, trainer)
-    assert found is not None
-    with RunFolder(config, trainer) as run:
+    with naming_failures(), RunFolder(config, trainer) as run:
         run.open_others()
+        found = find_bounds(config, classifier, data, trainer)
+        assert found is not None
         record_search(run, found, data)
     bounds = f"schedule.lr_min={found.bounds.lr_min:g} schedule.lr_max={found.bounds.lr_max:g}"
     print_once(f"train with them: the same keys behind python scripts/train.py, and {bounds}")

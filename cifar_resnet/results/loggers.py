@@ -2,14 +2,15 @@
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
 
 from cifar_resnet.cli.schema import Train
-from cifar_resnet.errors import InputError, one_line
+from cifar_resnet.errors import InputError, RunError, one_line
 
 PROJECT = "cifar-resnet"
 
@@ -64,6 +65,19 @@ def close_logger(logger: Logger, folder: Path, succeeded: bool) -> None:
     logger.finalize("success" if succeeded else "failed")
     if isinstance(logger, WandbLogger):
         logger.experiment.finish(exit_code=0 if succeeded else 1)  # else the next run of this process would be in it
+
+
+@contextmanager
+def naming_failures() -> Iterator[None]:
+    """Raise `RunError` where a logger that has begun raises an exception of its own: its server is lost, say."""
+    try:
+        yield
+    except Exception as error:
+        name = type(error).__module__.partition(".")[0]
+        if name not in ("mlflow", "wandb"):
+            raise
+        remedy = "see to it, or leave it out; ckpt_path=last goes on with a training"
+        raise RunError(f"loggers=[{name}] has failed: {one_line(error)}: {remedy}") from error
 
 
 def _open_csv(folder: Path, step: int) -> CSVLogger:

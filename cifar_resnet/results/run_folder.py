@@ -66,9 +66,11 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.path is None:
             return
-        for logger in self.others:
-            close_logger(logger, self.path, succeeded=kind is None)
-        self._lock.release()
+        try:
+            for logger in self.others:
+                close_logger(logger, self.path, succeeded=kind is None)
+        finally:
+            self._lock.release()
         if self._is_new and kind is not None and issubclass(kind, InputError):
             shutil.rmtree(self.path)
             for parent in takewhile(lambda each: each != Path(self.config.trainer.default_root_dir), self.path.parents):

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import MLFlowLogger
 
 from cifar_resnet import find_lr, train
 from cifar_resnet.cli.compose import compose
-from cifar_resnet.errors import InputError
+from cifar_resnet.errors import InputError, RunError
 from cifar_resnet.results.loggers import close_logger, open_logger
 from cifar_resnet.results.record import TrainResult
 
@@ -177,6 +178,26 @@ def test_a_logger_that_cannot_begin_leaves_no_run(tmp_path: Path, monkeypatch: p
     with pytest.raises(InputError, match=r"loggers=\[mlflow\] cannot begin: .*nowhere"):
         train(*SMALL, "loggers=[csv,mlflow]", f"trainer.default_root_dir={tmp_path}")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_after_a_server_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    from mlflow.exceptions import MlflowException
+
+    def lose(logger: MLFlowLogger, metrics: dict[str, float], step: int | None = None) -> None:
+        if step and step > 2:
+            raise MlflowException("API request failed:\nconnection refused")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    with monkeypatch.context() as patch:
+        patch.setattr(MLFlowLogger, "log_metrics", lose)
+        with pytest.raises(RunError, match=r"^loggers=\[mlflow\] has failed: API .*connection refused: see"):
+            train(*SMALL, "loggers=[mlflow]", f"trainer.default_root_dir={tmp_path}")
+    result = train(*SMALL, "loggers=[mlflow]", "ckpt_path=last", f"trainer.default_root_dir={tmp_path}")
+    assert [path.name for path in (tmp_path / "lightning_logs").iterdir()] == ["version_0"]
+    assert result.folder is not None
+    assert json.loads((result.folder / "summary.json").read_text())["resumed"] == 1
 
 
 @pytest.mark.parametrize(
