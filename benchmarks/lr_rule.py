@@ -15,11 +15,8 @@ it was, the runs at twice the old bounds would be those at the new ones, and onl
 """
 
 import argparse
-import fcntl
 import functools
-import json
 import math
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +27,7 @@ from typing import Any
 import measure
 import numpy as np
 from lightning.pytorch import Trainer
+from record import Line, Record
 
 from cifar_resnet import build
 from cifar_resnet.cli.compose import compose
@@ -50,8 +48,6 @@ SAME = 2**0.25
 """Rates that differ by less than this factor, half a step of the grid, count as the same."""
 DRAWS = 10_000
 """Of the simulation of noise."""
-
-Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -136,45 +132,6 @@ DERIVED = GRID[1]
 ALONE = (Move(1 / 4, 1), Move(4, 1))
 
 
-class Record:
-    """The measurements of one precision in a file of JSON lines, which several processes read and add to."""
-
-    def __init__(self, path: Path, precision: str):
-        # Closing any other handle on the file would give up this process's claims, so this is the only one.
-        self._file = path.open("a+")
-        self.precision = precision
-
-    def claim(self, place: int) -> bool:
-        """Say whether no other living process has this place; it is this one's from now on."""
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-        except BlockingIOError:
-            return False
-        return True
-
-    def add(self, setting: Setting, seed: int, figures: Line) -> None:
-        """Write down a measurement."""
-        self._file.write(json.dumps(self._facts(setting, seed) | figures) + "\n")
-        self._file.flush()
-
-    def read(self, setting: Setting, seed: int) -> "Measured":
-        """Return what there is of a setting and a seed."""
-        self._file.seek(0)
-        facts = self._facts(setting, seed)
-        own = [line for line in map(json.loads, self._file) if facts.items() <= line.items()]
-        trainings = [line for line in own if "accuracy" in line]
-        searches = [line for line in own if "accuracy" not in line]
-        if not searches:
-            return Measured(False, None, trainings)
-        if "failed" in searches[-1]:
-            return Measured(True, None, trainings)
-        return Measured(True, lr_bounds.derive(searches[-1]["rates"], searches[-1]["losses"]), trainings)
-
-    def _facts(self, setting: Setting, seed: int) -> Line:
-        sizes = {"images": setting.images, "epochs": setting.epochs, "precision": self.precision}
-        return {"setting": setting.name, "seed": seed} | sizes
-
-
 @dataclass(frozen=True)
 class Measured:
     """What the record has of one setting and seed; ``derived`` is None where no search was made, or it failed."""
@@ -187,6 +144,22 @@ class Measured:
         """Return that of a column in percent; None where it was not measured."""
         found = move.find(self.derived, self.trainings) if self.derived else None
         return 100 * found["accuracy"] if found else None
+
+
+def facts_of(setting: Setting, seed: int, precision: str) -> Line:
+    """Return what a line of the record says of what was measured."""
+    sizes = {"images": setting.images, "epochs": setting.epochs, "precision": precision}
+    return {"setting": setting.name, "seed": seed} | sizes
+
+
+def read(record: Record, facts: Line) -> Measured:
+    """Return what the record has of a setting and a seed."""
+    own = record.find(facts)
+    trainings = [line for line in own if "accuracy" in line]
+    searches = [line for line in own if "accuracy" not in line]
+    if not searches or "failed" in searches[-1]:
+        return Measured(bool(searches), None, trainings)
+    return Measured(True, lr_bounds.derive(searches[-1]["rates"], searches[-1]["losses"]), trainings)
 
 
 class Bench:
@@ -257,37 +230,40 @@ def main() -> None:
     if options.root is None and not options.show:
         parser.error("--root is missing: the folder of train/CLASS, or --show to measure nothing")
 
-    record = Record(options.record, options.precision)
-    read = functools.cache(lambda: Folder(options.root).train().read(32))
+    record = Record(options.record)
+    images = functools.cache(lambda: Folder(options.root).train().read(32))
     for seed in () if options.show else SPREAD_SEEDS:
         for setting in chosen:
             if record.claim(seed * len(SETTINGS) + SETTINGS.index(setting)):
-                complete(setting, seed, read, record)
-    show({setting: [record.read(setting, seed) for seed in SPREAD_SEEDS] for setting in chosen}, options)
+                complete(setting, seed, options.precision, images, record)
+    every = {
+        setting: [read(record, facts_of(setting, seed, options.precision)) for seed in SPREAD_SEEDS]
+        for setting in chosen
+    }
+    show(every, options)
 
 
-def complete(setting: Setting, seed: int, read: Callable[[], ImageSet], record: Record) -> None:
+def complete(setting: Setting, seed: int, precision: str, images: Callable[[], ImageSet], record: Record) -> None:
     """Measure what the record lacks of a setting and seed."""
-    if not record.read(setting, seed).searched:
-        record.add(setting, seed, timed(setting, seed, read(), record.precision, Bench.search))
-    measured = record.read(setting, seed)
+    facts = facts_of(setting, seed, precision)
+
+    def measure_it(work: Callable[[Bench], Line]) -> Line:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            figures = work(Bench(setting, seed, images(), precision, folder))
+        return facts | figures | {"seconds": round(time.perf_counter() - started, 1)}
+
+    if not read(record, facts).searched:
+        record.add(measure_it(Bench.search))
+    measured = read(record, facts)
     if measured.derived is None or seed not in SEEDS:
         return
     for move in (*GRID, *ALONE):
         if measured.accuracy(move) is not None:
             continue
         lr_min, lr_max = move.apply(measured.derived)
-        train = functools.partial(Bench.train, lr_min=lr_min, lr_max=lr_max)
         place = {"lr_min_alone": move.alone, "lr_max_over_middle": lr_max / measured.derived.middle}
-        record.add(setting, seed, place | timed(setting, seed, read(), record.precision, train))
-
-
-def timed(setting: Setting, seed: int, images: ImageSet, precision: str, work: Callable[[Bench], Line]) -> Line:
-    """Return what a measurement gives, with its seconds."""
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = work(Bench(setting, seed, images, precision, folder))
-    return figures | {"seconds": round(time.perf_counter() - started, 1)}
+        record.add(place | measure_it(functools.partial(Bench.train, lr_min=lr_min, lr_max=lr_max)))
 
 
 def six_digits(values: list[float]) -> list[float]:
@@ -308,7 +284,10 @@ def show(results: dict[Setting, list[Measured]], options: argparse.Namespace) ->
                 "LRMAX": f"{measure.median(lr_max):.2g} ({min(lr_max):.2g}–{max(lr_max):.2g})" if lr_max else "–",
                 "clear": f"{clear} of {searches}",
             }
-            | {move.name: mean_and_deviation([each.accuracy(move) for each in every]) for move in (*GRID, *ALONE)}
+            | {
+                move.name: measure.mean_and_deviation([each.accuracy(move) for each in every], 1)
+                for move in (*GRID, *ALONE)
+            }
             | {"best − derived": f"{found[0]:.2f}" if found else "–"}
             | {"by noise alone": f"{found[1].mean():.2f}" if found else "–"}
         )
@@ -347,15 +326,6 @@ def best_beyond_derived(every: list[Measured]) -> tuple[float, np.ndarray] | Non
     errors = own.std(axis=0, ddof=1) / shrunk / math.sqrt(len(whole))
     means = np.random.default_rng(0).normal(0, errors, (DRAWS, len(moves)))
     return float(whole.mean(axis=0).max() - whole[:, derived].mean()), means.max(axis=1) - means[:, derived]
-
-
-def mean_and_deviation(values: list[float | None]) -> str:
-    """Return both with the number of them, or a dash where nothing was measured."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    deviation = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.1f}{deviation} ({len(known)})"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,6 +92,15 @@ def in_turn(tasks: Mapping[Name, Callable[[], Measured]], repeats: int) -> dict[
 def median(values: Sequence[float]) -> float:
     """Return the median."""
     return statistics.median(values)
+
+
+def mean_and_deviation(values: Iterable[float | None], digits: int = 2) -> str:
+    """Return both with the number of those that were measured, or a dash where none was."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    deviation = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{deviation} ({len(known)})"
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:

@@ -1,24 +1,25 @@
-"""What each trick of a recipe is worth: short trainings that differ in one thing, on images held out of the training.
+"""What each trick of a recipe is worth, and what the recipes come to: trainings on CIFAR-10 that differ in one thing.
 
-From the assignment to `experiment=record`, one change at a time, each row with all changes of the rows above it; and
-for `experiment=fifteen_minutes`, what two cores reach in a time. 5,000 of the training images are held out, and judge;
-the test images are not looked at. Beside the accuracy stands the one with the probabilities of image and mirror image
-averaged.
+--table ladder goes from the assignment to `experiment=record`, one change at a time, each row with all changes of the
+rows above it; --table fifteen has what is changed in `experiment=fifteen_minutes`. Both are short, and judged by 5,000
+of the training images, held out; the test images are not looked at. --table final has whole recipes, trained on all
+training images and judged by the test images, once. Beside the accuracy stands the one with the probabilities of image
+and mirror image averaged.
 
-Every training is a line of --record, and one that stands there is not repeated: the benchmark can be stopped, and go
-on. When nothing is missing it prints the table.
+Every training is a line of --record, and one that stands there is not repeated: the benchmark can be stopped, go on,
+and be shared by as many processes as are started. It goes seed by seed through the rows; --show prints the table of
+what is recorded.
 """
 
 import argparse
 import json
-import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+import zlib
 from pathlib import Path
-from typing import Any
 
 import measure
 import torch
+from record import Line, Record
 from torch import Tensor
 
 from cifar_resnet import build, experiment
@@ -26,7 +27,7 @@ from cifar_resnet.callbacks.history import History
 from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.schema import Train
 from cifar_resnet.data.batches import LARGEST_BATCH
-from cifar_resnet.data.datamodule import ImageDataModule
+from cifar_resnet.data.sources import ImageSet
 from cifar_resnet.training.classifier import ImageClassifier
 
 HELD_OUT = 5000
@@ -63,40 +64,62 @@ FIFTEEN = {
     "batch size 256": ["data.batch_size=256", "schedule.lr_max=0.2"],
 }
 """What is changed in `experiment=fifteen_minutes`, each by itself; of the other widths, as many epochs as fit."""
-LENGTH = {"schedule": ("peak_epoch", "flat_epochs"), "trainer": ("max_epochs",)}
-"""Keys that count epochs."""
+FINAL = {
+    "assignment": ["experiment=assignment"],
+    "assignment, falling to 0": ["experiment=assignment", "schedule.lr_end=0"],
+    "assignment, up to 0.4": ["experiment=assignment", "schedule.lr_min=0.04", "schedule.lr_max=0.4"],
+    "page": ["experiment=page"],
+    "record in 24 epochs": ["experiment=record"],
+    "record": ["experiment=record"],
+}
+"""Whole recipes; that of the last row but one has the epochs of those above it."""
+TABLES = {"ladder": LADDER, "fifteen": FIFTEEN, "final": FINAL}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="folder of train/CLASS and test/CLASS: CIFAR-10 as images")
-    parser.add_argument("--record", type=Path, required=True, help="file of JSON lines that is read and added to")
-    parser.add_argument("--table", choices=["ladder", "fifteen"], default="ladder")
+    parser.add_argument("--root", help="folder of train/CLASS and test/CLASS: CIFAR-10; not needed with --show")
+    default = Path(__file__).with_suffix(".jsonl")
+    parser.add_argument("--record", type=Path, default=default, help="file of JSON lines that is read and added to")
+    parser.add_argument("--show", action="store_true", help="print the table of what is recorded, and measure nothing")
+    parser.add_argument("--table", choices=list(TABLES), default="ladder")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="of the table; all, if none is named")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--width", type=int, default=16, help="of the ladder")
+    parser.add_argument("--width", type=int, default=16, help="of ladder and final")
     parser.add_argument("--epochs", type=int, default=8, help="of the ladder")
     parser.add_argument("--share", type=float, default=0.25, help="of the epochs of fifteen_minutes that are trained")
     parser.add_argument("--output", type=Path, help="write the table to this JSON file")
     options = parser.parse_args()
-    table = LADDER if options.table == "ladder" else FIFTEEN
+    table = TABLES[options.table]
     rows = options.rows or list(table)
     if unknown := set(rows) - table.keys():
         parser.error(f"rows are {', '.join(map(repr, table))}, not {unknown.pop()!r}")
-    configs = {}
-    for row in rows:
-        if table is LADDER:
-            configs[row] = compose("train", *overrides(row, options.width, options.epochs))
-        else:
-            configs[row] = shortened(compose("train", "experiment=fifteen_minutes", *FIFTEEN[row]), options.share)
+    if options.root is None and not options.show:
+        parser.error("--root is missing: the folder of train/CLASS and test/CLASS, or --show to measure nothing")
 
-    for seed in options.seeds:
+    record = Record(options.record)
+    configs = {row: compose_row(row, options) for row in rows}
+    for seed in () if options.show else options.seeds:
         for row, config in configs.items():
-            if find(options.record, config, seed) is None:
-                line = {"row": row, "seed": seed, **train(config, seed, options.root), "recipe": recipe_of(config)}
-                with options.record.open("a") as file:
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    show(configs, options)
+            facts = facts_of(config, seed)
+            place = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+            if record.claim(place) and not record.find(facts):
+                record.add({"row": row, **train(config, seed, options.root), **facts})
+    show(
+        {row: [record.find(facts_of(config, seed)) for seed in options.seeds] for row, config in configs.items()},
+        options,
+    )
+
+
+def compose_row(row: str, options: argparse.Namespace) -> Train:
+    """Return the configuration of a row, but for seed and images."""
+    if options.table == "ladder":
+        return compose("train", *overrides(row, options.width, options.epochs), f"data.val_size={HELD_OUT}")
+    if options.table == "fifteen":
+        whole = compose("train", "experiment=fifteen_minutes", *FIFTEEN[row], f"data.val_size={HELD_OUT}")
+        return of_length(whole, max(1, round(options.share * whole.trainer.max_epochs)))
+    whole = compose("train", *FINAL[row], f"model.width={options.width}")
+    return of_length(whole, 24) if "24" in row else whole
 
 
 def overrides(row: str, width: int, epochs: int) -> list[str]:
@@ -112,40 +135,28 @@ def overrides(row: str, width: int, epochs: int) -> list[str]:
     return sorted([*keys.values(), f"model.width={width}"], key=lambda each: "." in each.partition("=")[0])
 
 
-def shortened(config: Train, share: float) -> Train:
-    """Return the same recipe with a schedule of this share of its epochs, which are whole."""
-    share = max(1, round(share * config.trainer.max_epochs)) / config.trainer.max_epochs
-    sections = {}
-    for section, keys in LENGTH.items():
-        values = getattr(config, section)
-        lengths = {key: share * getattr(values, key) for key in keys}
-        sections[section] = values.model_copy(update=lengths)
-    sections["trainer"] = sections["trainer"].model_copy(update={"max_epochs": round(lengths["max_epochs"])})
-    return config.model_copy(update=sections)
+def of_length(config: Train, epochs: int) -> Train:
+    """Return the same recipe with a schedule of the same shape and so many epochs."""
+    share, schedule = epochs / config.trainer.max_epochs, config.schedule
+    lengths = {"peak_epoch": share * schedule.peak_epoch, "flat_epochs": share * schedule.flat_epochs}
+    trainer = config.trainer.model_copy(update={"max_epochs": epochs})
+    return config.model_copy(update={"schedule": schedule.model_copy(update=lengths), "trainer": trainer})
 
 
-def recipe_of(config: Train) -> dict[str, Any]:
-    """Return everything in a configuration that a result depends on, but for the seed and where the images are."""
+def facts_of(config: Train, seed: int) -> Line:
+    """Return everything that a result depends on, but for where the images are."""
     own = {"model", "optimizer", "schedule", "averaging", "classifier"}
-    data = {"image_size", "batch_size", "padding", "flip", "cutout", "train_size"}
-    found: dict[str, Any] = config.model_dump(by_alias=True, exclude_unset=True, include=own)
-    found["data"] = config.data.model_dump(include=data) | {"batch_size": config.data.batch_size or LARGEST_BATCH}
-    found["epochs"] = config.trainer.max_epochs
-    return found
+    data = {"image_size", "batch_size", "padding", "flip", "cutout", "train_size", "val_size"}
+    recipe: Line = config.model_dump(by_alias=True, exclude_unset=True, include=own)
+    recipe["data"] = config.data.model_dump(include=data) | {"batch_size": config.data.batch_size or LARGEST_BATCH}
+    recipe["epochs"] = config.trainer.max_epochs
+    return {"seed": seed, "recipe": recipe}
 
 
-def find(record: Path, config: Train, seed: int) -> dict[str, Any] | None:
-    """Return what is recorded of a training."""
-    lines = map(json.loads, record.read_text().splitlines()) if record.exists() else iter(())
-    recipe = recipe_of(config)
-    return next((line for line in lines if line["recipe"] == recipe and line["seed"] == seed), None)
-
-
-def train(config: Train, seed: int, root: str) -> dict[str, Any]:
-    """Train as `scripts/train.py` does, and return the figures of the images held out."""
+def train(config: Train, seed: int, root: str) -> Line:
+    """Train as `scripts/train.py` does, and return the figures of the images that judge."""
     with tempfile.TemporaryDirectory() as folder:
-        of_images = compose("train", "data=folder", f"data.root={root}", f"data.val_size={HELD_OUT}").data
-        data_keys = {"source": of_images.source, "root": root, "val_size": HELD_OUT}
+        source = compose("train", "data=folder", f"data.root={root}").data.source
         quiet = {
             "check_val_every_n_epoch": config.trainer.max_epochs,
             "enable_progress_bar": False,
@@ -154,7 +165,7 @@ def train(config: Train, seed: int, root: str) -> dict[str, Any]:
         config = config.model_copy(
             update={
                 "seed": seed,
-                "data": config.data.model_copy(update=data_keys),
+                "data": config.data.model_copy(update={"source": source, "root": root}),
                 "trainer": config.trainer.model_copy(update=quiet),
             }
         )
@@ -167,8 +178,10 @@ def train(config: Train, seed: int, root: str) -> dict[str, Any]:
         classifier = build.build_classifier(config, data)
         experiment.find_bounds(config, classifier, data, trainer)
         trainer.fit(classifier, datamodule=data)
+        judging = data.val or data.test
+        assert judging is not None
         return {
-            **evaluate(classifier, data),
+            **evaluate(classifier, judging),
             "train_accuracy": history.epochs[-1].train_accuracy,
             "lr_max": classifier.hparams["lr_max"],
             "seconds": history.seconds,
@@ -179,11 +192,10 @@ def train(config: Train, seed: int, root: str) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def evaluate(classifier: ImageClassifier, data: ImageDataModule) -> dict[str, float]:
-    """Return the accuracy on the images held out, 0 to 1, and that with their mirror images."""
+def evaluate(classifier: ImageClassifier, judging: ImageSet) -> dict[str, float]:
+    """Return the accuracy, 0 to 1, and that with the mirror images."""
     classifier.eval()
-    assert data.val is not None
-    images, labels = torch.from_numpy(data.val.images), torch.from_numpy(data.val.labels)
+    images, labels = torch.from_numpy(judging.images), torch.from_numpy(judging.labels)
 
     def probabilities(pixels: Tensor) -> Tensor:
         return torch.cat([classifier(part).softmax(dim=1) for part in pixels.split(500)])
@@ -194,35 +206,33 @@ def evaluate(classifier: ImageClassifier, data: ImageDataModule) -> dict[str, fl
     return {name: (each.argmax(dim=1) == labels).double().mean().item() for name, each in names.items()}
 
 
-def show(configs: Mapping[str, Train], options: argparse.Namespace) -> None:
-    """Print accuracies, their differences in each seed, and the time."""
+def show(results: dict[str, list[list[Line]]], options: argparse.Namespace) -> None:
+    """Print accuracies, their differences in each seed, and the time, of the seeds that are recorded."""
     is_ladder = options.table == "ladder"
-    rows, compared, figures = [], None, {}
-    for name, config in configs.items():
-        lines = [find(options.record, config, seed) or {} for seed in options.seeds]
-        figures[name] = lines
-        accuracy = [100 * line["accuracy"] for line in lines]
-        gained = [one - other for one, other in zip(accuracy, compared or accuracy, strict=True)]
+    rows, compared = [], None
+    figures = {
+        row: {seed: lines[0] for seed, lines in zip(options.seeds, every, strict=True) if lines}
+        for row, every in results.items()
+    }
+    for row, lines in figures.items():
+        accuracy = {seed: 100 * line["accuracy"] for seed, line in lines.items()}
+        gained = [value - compared[seed] for seed, value in accuracy.items() if compared and seed in compared]
         rows.append(
             {
-                "recipe": name,
-                "accuracy": mean_and_deviation(accuracy),
-                "with mirror images": mean_and_deviation([100 * line["flip_accuracy"] for line in lines]),
-                "− row above" if is_ladder else "− first row": mean_and_deviation(gained) if compared else "",
-                "epochs": config.trainer.max_epochs,
-                "seconds": measure.spread([line["seconds"] for line in lines]),
-                "images a second": measure.spread([line["images_per_second"] for line in lines]),
+                "recipe": row,
+                "accuracy": measure.mean_and_deviation([*accuracy.values()]),
+                "with mirror images": measure.mean_and_deviation(
+                    [100 * line["flip_accuracy"] for line in lines.values()]
+                ),
+                "− row above" if is_ladder else "− first row": measure.mean_and_deviation(gained),
+                "in training": measure.mean_and_deviation([100 * line["train_accuracy"] for line in lines.values()]),
+                "epochs": next((line["recipe"]["epochs"] for line in lines.values()), "–"),
+                "seconds": measure.spread([line["seconds"] for line in lines.values()]) if lines else "–",
             }
         )
         compared = accuracy if is_ladder or compared is None else compared
-    title = f"Accuracy in % on {HELD_OUT:,} images held out, mean ± standard deviation, n = {len(options.seeds)}"
-    measure.report("recipes", title, rows, figures, options)
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return both as one text, the mean alone of a single value."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
+    judged = "10,000 test images" if options.table == "final" else f"{HELD_OUT:,} images held out"
+    measure.report("recipes", f"Accuracy in % on {judged}, mean ± standard deviation (n)", rows, figures, options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from cifar_resnet.cli.compose import compose
 from cifar_resnet.cli.overrides import CONFIGS
 
 BENCHMARKS = CONFIGS.parent / "benchmarks"
-SHARED = {"measure": "report", "child": "Child"}
+SHARED = {"measure": "report", "child": "Child", "record": "Record"}
 
 
 @pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.py")), ids=lambda file: file.stem)
