@@ -32,21 +32,21 @@ from cifar_resnet.training.classifier import ImageClassifier
 
 HELD_OUT = 5000
 LADDER = {
-    "assignment": ["schedule.peak_epoch=PAGE"],
+    "assignment": ["schedule.peak_epoch=PEAK"],
     "page": ["schedule.lr_min=8.25e-4", "schedule.lr_max=0.4", "schedule.lr_end=0"],
-    "peak at a fifth": ["schedule.peak_epoch=FIFTH"],
-    "label smoothing 0.2": ["classifier.label_smoothing=0.2"],
-    "CELU 0.075": ["model=resnet9", "model.celu=0.075"],
-    "ghost batch norm of 32": ["model.ghost=32"],
-    "scales 1, CELU 0.3, temperature 16": ["model.norm_scale=false", "model.celu=0.3", "classifier.temperature=16"],
+    "no cutout": ["data.cutout=0"],
+    "whitened patches": ["model=resnet9", "model.whiten=true"],
     "biases at lr × 64": ["schedule.bias_factor=64"],
-    "whitened patches": ["model.whiten=true"],
-    "mean of the weights": ["averaging.decay=0.99", "schedule.lr_end=0.04", "schedule.flat_epochs=END"],
+    "CELU 0.3": ["model.celu=0.3"],
+    "scales 1, temperature 16": ["model.norm_scale=false", "classifier.temperature=16"],
+    "up to 1.0": ["schedule.lr_min=2.06e-3", "schedule.lr_max=1.0"],
+    "label smoothing 0.2": ["classifier.label_smoothing=0.2"],
+    "mean of the weights": ["averaging.decay=0.99", "schedule.lr_end=0.1", "schedule.flat_epochs=END"],
     "alternating flip": ["data.flip=alternating"],
-    "cutout 12": ["data.cutout=12"],
+    "ghost batch norm of 32": ["model.ghost=32"],
 }
 """Rows in their order, and what each adds; the last is `experiment=record` of another width and length."""
-SHARES = {"PAGE": 5 / 24, "FIFTH": 1 / 5, "END": 2 / 40}
+SHARES = {"PEAK": 5 / 24, "END": 2 / 40}
 """Parts of the schedule, as shares of its epochs."""
 FIFTEEN = {
     "as it is": [],
@@ -130,7 +130,7 @@ def overrides(row: str, width: int, epochs: int) -> list[str]:
         if name == row:
             break
     for part, share in SHARES.items():
-        typed = [each.replace(f"={part}", f"={share * epochs:g}") for each in typed]
+        typed = [each.replace(f"={part}", f"={share * epochs:.3g}") for each in typed]
     keys = {each.partition("=")[0]: each for each in typed}  # the last of a key counts, behind its group
     return sorted([*keys.values(), f"model.width={width}"], key=lambda each: "." in each.partition("=")[0])
 
