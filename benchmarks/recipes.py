@@ -69,10 +69,15 @@ FINAL = {
     "assignment, falling to 0": ["experiment=assignment", "schedule.lr_end=0"],
     "assignment, up to 0.4": ["experiment=assignment", "schedule.lr_min=0.04", "schedule.lr_max=0.4"],
     "page": ["experiment=page"],
-    "record in 24 epochs": ["experiment=record"],
+    "record in 24 epochs": [
+        "experiment=record",
+        "trainer.max_epochs=24",
+        "schedule.peak_epoch=5",
+        "schedule.flat_epochs=1.2",
+    ],
     "record": ["experiment=record"],
 }
-"""Whole recipes; that of the last row but one has the epochs of those above it."""
+"""Whole recipes; the last but one has the epochs of those above it, and a schedule of the last one's shape."""
 TABLES = {"ladder": LADDER, "fifteen": FIFTEEN, "final": FINAL}
 
 
@@ -118,8 +123,7 @@ def compose_row(row: str, options: argparse.Namespace) -> Train:
     if options.table == "fifteen":
         whole = compose("train", "experiment=fifteen_minutes", *FIFTEEN[row], f"data.val_size={HELD_OUT}")
         return of_length(whole, max(1, round(options.share * whole.trainer.max_epochs)))
-    whole = compose("train", *FINAL[row], f"model.width={options.width}")
-    return of_length(whole, 24) if "24" in row else whole
+    return compose("train", *FINAL[row], f"model.width={options.width}")
 
 
 def overrides(row: str, width: int, epochs: int) -> list[str]:

@@ -151,7 +151,7 @@ def _check_name(name: str, names: Collection[str], library: str) -> None:
 def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:
     try:
         return make()
-    except NotImplementedError:  # on a device without values, which is no fault of the arguments
+    except NotImplementedError:  # PyTorch's on the meta device, for want of values: the arguments may well be right
         raise
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise InputError(f"model.name={name}: it cannot be made with these arguments: {one_line(error)}") from error
