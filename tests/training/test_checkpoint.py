@@ -281,6 +281,21 @@ def test_a_network_that_is_not_there_any_more(tmp_path: Path, contents: dict[str
     refused(tmp_path / "old.ckpt", "its network cannot be made again: model: cifar_resnet.models.CustomResNet got an")
 
 
+def test_a_network_that_cannot_be_made_without_values_is_loaded_and_its_shapes_compared(
+    tmp_path: Path, contents: dict[str, Any]
+) -> None:
+    """torchvision's RegNets cannot be made on the meta device, where shapes are compared otherwise."""
+    model = {"_target_": "cifar_resnet.models.from_torchvision", "name": "regnet_x_400mf"}
+    classifier = make_classifier(make_data(), model=model)
+    contents["hyper_parameters"]["model"] = model
+    contents["state_dict"] = classifier.state_dict()
+    torch.save(contents, tmp_path / "regnet.ckpt")
+    assert same(dict(load_classifier(str(tmp_path / "regnet.ckpt")).state_dict()), dict(classifier.state_dict()))
+    contents["hyper_parameters"]["model"] = model | {"name": "regnet_x_800mf"}
+    torch.save(contents, tmp_path / "other.ckpt")
+    refused(tmp_path / "other.ckpt", "its network cannot be made again: Error(s) in loading state_dict")
+
+
 def test_the_classifier_is_made_from_what_was_verified(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is read once: another one may have its name a moment later."""
     opened: list[object] = []
