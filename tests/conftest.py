@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from lightning.pytorch import Trainer, seed_everything
 from torch.multiprocessing import start_processes
 from torchvision.datasets import CIFAR10
@@ -29,6 +30,8 @@ from cifar_resnet.training.classifier import ImageClassifier
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what a test starts: as many tests run at once as there are cores
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # a busy machine is no error
+settings.load_profile("untimed")
 
 SGD = {"_target_": "torch.optim.SGD", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 

@@ -101,7 +101,7 @@ def is_one_line(text: str, name: str) -> bool:
     return len(text) <= command.LONGEST_LINE + 1 and re.fullmatch(rf"{name}\.py: .+\n", text) is not None
 
 
-@settings(deadline=None, max_examples=LINES, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=LINES, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(line=command_lines())
 def test_a_command_line_gives_a_configuration_or_one_line(empty: Path, line: tuple[str, list[str]]) -> None:
     name, typed = line

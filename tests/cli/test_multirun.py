@@ -184,7 +184,7 @@ def test_a_mistake_in_one_run_keeps_its_traceback_and_ends_no_other(
     assert dict(os.environ) == environment
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 50), st.integers(51, 100))
 def test_a_range_is_tried_at_both_ends_before_a_search(low: int, high: int) -> None:
     typed = [f"seed=int(interval({low},{high}))", "data=digits", f"model.width=range({low + 1},{high + 1},1)"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cifar_resnet.cli import command, overrides
@@ -207,7 +207,6 @@ def test_home_is_found_behind_an_equals_sign(run: Run, monkeypatch: pytest.Monke
     assert config.ckpt_path == "~/in quotes"
 
 
-@settings(deadline=None)
 @example(path="\\ ")
 @given(path=st.text(st.characters(exclude_categories=("C",), exclude_characters="'\""), min_size=1))
 def test_any_path_is_read_as_it_is_or_as_a_plain_value(path: str) -> None:

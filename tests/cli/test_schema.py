@@ -114,7 +114,7 @@ def test_ranges_are_said_as_one_reads_them() -> None:
     assert expected(described["data.padding"]) == "reflect | mean"
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     value=st.one_of(
         st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers(), max_size=3),

@@ -105,7 +105,7 @@ def test_draws_of_workers_differ() -> None:
 
 
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 80), epoch=st.integers(0, 1000), seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_an_epoch_visits_each_image_at_most_once(count: int, batch_size: int, epoch: int, seed: int) -> None:
     loader = numbered_data(count, batch_size=batch_size, seed=seed).train_dataloader()
     batches = epoch_batches(loader, epoch)

@@ -29,7 +29,6 @@ def noise(deviation: float, seed: int) -> np.ndarray:
 
 
 @given(onset=st.floats(5e-3, 3e-2), length=st.floats(3, 40), deviation=st.floats(0, 0.03), seed=st.integers(0, 1000))
-@settings(deadline=None)
 def test_bounds_follow_the_middle_of_the_descent(onset: float, length: float, deviation: float, seed: int) -> None:
     middle = onset * length**0.5
     found = derive(LADDER.tolist(), (valley(onset, onset * length) + noise(deviation, seed)).tolist())
@@ -39,7 +38,6 @@ def test_bounds_follow_the_middle_of_the_descent(onset: float, length: float, de
 
 
 @given(shift=st.floats(1e-6, 1e3), scale=st.floats(0.01, 100), seed=st.integers(0, 1000))
-@settings(deadline=None)
 def test_units_of_rate_and_loss_do_not_matter(shift: float, scale: float, seed: int) -> None:
     losses = valley(1e-2, 0.2) + noise(0.02, seed)
     before = derive(LADDER.tolist(), losses.tolist())
@@ -73,7 +71,7 @@ def test_a_loss_that_never_falls_is_an_error(losses: list[float]) -> None:
 
 
 @given(deviation=st.floats(0.01, 0.5), seed=st.integers(0, 100_000))
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_noise_alone_is_no_descent(deviation: float, seed: int) -> None:
     try:
         found = derive(LADDER.tolist(), (2.3 + noise(deviation, seed)).tolist())
