@@ -32,7 +32,7 @@ def draw_inputs(groups: Sequence[Group], classes: Sequence[str]) -> Figure:
     rows = [math.ceil(len(labels) / COLUMNS) for *_, labels in groups]
     width = GAP + columns * (cell + GAP)
     height = GAP - BETWEEN + len(groups) * (TITLE + BETWEEN) + sum(rows) * (LABEL + cell + GAP)
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="none")
     top = GAP
     for (title, note, images, labels), lines in zip(groups, rows, strict=True):
         figure.text(GAP / width, 1 - (top + 20) / height, title, fontsize=12, weight="bold", color=GREY)

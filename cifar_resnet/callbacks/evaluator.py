@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from cifar_resnet.analysis.drawing import draw_confusion_matrix, draw_reliability
 from cifar_resnet.analysis.metrics import Evaluation, evaluate_predictions
 from cifar_resnet.callbacks.outputs import OutputCollector
+from cifar_resnet.callbacks.pictures import write_picture
 from cifar_resnet.training.classifier import ImageClassifier
 
 
@@ -43,7 +43,4 @@ class Evaluator(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "evaluation.json").write_text(json.dumps(asdict(self.evaluation), indent=1) + "\n")
         for name, draw in (("confusion_matrix", draw_confusion_matrix), ("reliability", draw_reliability)):
-            figure = draw(self.evaluation)
-            figure.savefig(folder / f"{name}.png")
-            if isinstance(trainer.logger, TensorBoardLogger):
-                trainer.logger.experiment.add_figure(f"pictures/{name}", figure, trainer.global_step)
+            write_picture(draw(self.evaluation), folder / f"{name}.png", trainer.logger, name, trainer.global_step)

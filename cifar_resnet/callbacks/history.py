@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from rich import get_console
 
+from cifar_resnet.callbacks.pictures import write_picture
 from cifar_resnet.errors import RunError
 from cifar_resnet.lr.figure import BLUE, ORANGE
 from cifar_resnet.training.classifier import ImageClassifier
@@ -117,8 +118,8 @@ class History(Callback):
         """Log the curves, and leave them in ``curves.png`` in the run's folder."""
         if trainer.is_global_zero and self.epochs and isinstance(trainer.logger, TensorBoardLogger):
             figure = draw_curves(self.epochs, pl_module.hparams["validation_name"])
-            figure.savefig(Path(trainer.logger.log_dir) / "curves.png")
-            trainer.logger.experiment.add_figure("pictures/curves", figure, trainer.global_step)
+            file = Path(trainer.logger.log_dir) / "curves.png"
+            write_picture(figure, file, trainer.logger, "curves", trainer.global_step)
 
     def _check(self, loss: float, trainer: Trainer) -> None:
         if not isfinite(loss):

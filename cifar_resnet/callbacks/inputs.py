@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cifar_resnet.analysis.inputs import Group, draw_inputs
+from cifar_resnet.callbacks.pictures import write_picture
 from cifar_resnet.data.batches import TrainingBatches
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.data.sources import ImageSet
@@ -34,9 +35,7 @@ class InputPreview(Callback):
         assert trainer.train_dataloader is not None
         assert data.test is not None
         groups = [_first_of_training(trainer.train_dataloader.batches), _some_of(data.test)]
-        figure = draw_inputs(groups, data.classes)
-        figure.savefig(file, transparent=True)
-        trainer.logger.experiment.add_figure("pictures/batch", figure, trainer.global_step)
+        write_picture(draw_inputs(groups, data.classes), file, trainer.logger, "batch", trainer.global_step)
 
 
 def _first_of_training(batches: TrainingBatches) -> Group:

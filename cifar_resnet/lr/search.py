@@ -28,7 +28,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.seed import isolate_rng
-from matplotlib.figure import Figure
 from rich import get_console
 from rich.progress import Progress
 from torch import Tensor
@@ -38,7 +37,6 @@ from cifar_resnet.data.batches import Batch
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import InputError
 from cifar_resnet.lr.bounds import LEAST_SIGNIFICANCE, Bounds, Doubt, derive, diverged
-from cifar_resnet.lr.figure import draw_lr_search
 from cifar_resnet.messages import say
 from cifar_resnet.training.classifier import ImageClassifier
 
@@ -226,13 +224,10 @@ def _sweep(
             )
 
 
-def write_lr_search(found: LrSearch, facts: Mapping[str, Any], folder: Path) -> Figure:
-    """Write ``lr_find.json`` and ``lr_find.png`` into ``folder``, and return the picture."""
+def write_lr_search(found: LrSearch, facts: Mapping[str, Any], folder: Path) -> None:
+    """Write ``lr_find.json`` into ``folder``."""
     bounds = asdict(found.bounds)
     first = {key: bounds.pop(key) for key in ("lr_min", "lr_max")} | {"verdict": found.bounds.verdict}
     first |= {"doubt": bounds.pop("doubt"), "first_doubt": found.first_doubt, **facts, "seconds": found.seconds}
     record = first | bounds | {"sweeps": found.sweeps}
     (folder / "lr_find.json").write_text(json.dumps(record, indent=1) + "\n")
-    figure = draw_lr_search(found.bounds, found.sweeps)
-    figure.savefig(folder / "lr_find.png")
-    return figure

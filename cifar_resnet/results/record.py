@@ -12,10 +12,12 @@ from rich.table import Table
 from cifar_resnet.analysis.metrics import Evaluation, print_evaluation
 from cifar_resnet.analysis.remarks import remark_far_ahead, remark_one_class
 from cifar_resnet.callbacks.history import History
+from cifar_resnet.callbacks.pictures import write_picture
 from cifar_resnet.cli.schema import Evaluate, Train
 from cifar_resnet.cli.sections import Model
 from cifar_resnet.data.datamodule import ImageDataModule
 from cifar_resnet.errors import one_line
+from cifar_resnet.lr.figure import draw_lr_search
 from cifar_resnet.lr.search import LrSearch, write_lr_search
 from cifar_resnet.results.layers import COLUMNS, count_parameters, list_layers
 from cifar_resnet.results.machine import device_name, versions
@@ -59,7 +61,8 @@ def record_search(run: RunFolder, found: LrSearch | None, data: ImageDataModule)
         "seed": run.config.seed,
         "versions": versions(),
     }
-    run.logger.experiment.add_figure("pictures/lr_search", write_lr_search(found, facts, run.path))
+    write_lr_search(found, facts, run.path)
+    write_picture(draw_lr_search(found.bounds, found.sweeps), run.path / "lr_find.png", run.logger, "lr_search")
 
 
 def record_network(run: RunFolder, config: Train, classifier: ImageClassifier, data: ImageDataModule) -> None:
