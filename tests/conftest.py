@@ -145,7 +145,7 @@ def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simple
     rng = np.random.default_rng(0)
     names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
     batches = {
-        name: {"data": rng.integers(0, 256, (6, 3072), dtype=np.uint8), "labels": rng.integers(0, 10, 6).tolist()}
+        name: {"data": rng.integers(0, 256, (2, 3072), dtype=np.uint8), "labels": rng.integers(0, 10, 2).tolist()}
         for name in names
     }
     meta = {"label_names": [f"thing{number}" for number in range(10)]}

@@ -291,29 +291,45 @@ def test_the_groups_can_be_exchanged(override: str) -> None:
     assert (summary["epochs"], summary["lr_max"]) == (3, 0.01)
 
 
-@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]])
-def test_two_devices_share_the_batch_and_the_bounds(tmp_path: Path, launcher: list[str]) -> None:
-    """Lightning starts the second process itself, or torchrun starts both; one searches, and hands its bounds on."""
-    exactly = ["trainer.accelerator=cpu", "trainer.precision=32-true"]
-    train_py = [str(SCRIPTS / "train.py"), *SMALL, *exactly, "trainer.devices=2", "trainer.max_epochs=2"]
-    command, environment = [sys.executable, *launcher, *train_py], os.environ | {"OMP_NUM_THREADS": "1"}
+def started(folder: Path, *typed: str) -> str:
+    """What a run of two processes prints."""
+    exactly = ["trainer.devices=2", "trainer.precision=32-true", "trainer.max_epochs=2"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
+        [sys.executable, *typed, *SMALL, *exactly], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "lightning_logs/version_0/summary.json").read_text())
-    rates = [event.value for event in events(str(tmp_path / "lightning_logs/version_0")).Scalars("step/learning_rate")]
-    assert len(rates) == 6  # as many steps as on one device
+    return done.stdout
+
+
+def assert_shared(run: Path, seed: int) -> None:
+    """Whether two devices took as many steps as one, with the bounds of one search, and tested each image once."""
+    summary = json.loads((run / "summary.json").read_text())
+    rates = [event.value for event in events(str(run)).Scalars("step/learning_rate")]
+    assert summary["seed"] == seed
+    assert len(rates) == 6
     assert max(rates) == pytest.approx(summary["lr_max"])
-    assert done.stdout.count("LR search") == 1
-    run = tmp_path / "lightning_logs/version_0"
+    exactly = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.default_root_dir=alone"]
     evaluate(f"ckpt={run / 'checkpoints/last.ckpt'}", *exactly)
-    files = [each / "evaluation.json" for each in (tmp_path / "lightning_logs/version_1", run)]
-    alone, shared = (json.loads(file.read_text()) for file in files)
-    assert shared["images"] == 899  # each once, though two do not divide them
+    (again,) = Path("alone").rglob("evaluation.json")
+    alone, shared = (json.loads(file.read_text()) for file in (again, run / "evaluation.json"))
+    assert shared["images"] == 899  # which two do not divide
     assert shared["confusion"] == alone["confusion"]
-    one, other = (each.read_text().splitlines() for each in sorted(tmp_path.glob("lightning_logs/*/errors.csv")))
+    one, other = ((file.parent / "errors.csv").read_text().splitlines() for file in (again, run / "evaluation.json"))
     assert [line.split(",")[1] for line in one] == [line.split(",")[1] for line in other]
+
+
+def test_two_devices_of_torchrun_share_the_batch_and_the_bounds(tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert started(tmp_path, *launcher, str(SCRIPTS / "train.py")).count("LR search") == 1
+    assert_shared(tmp_path / "lightning_logs/version_0", seed=0)
+
+
+def test_so_do_those_that_lightning_starts_in_each_job_of_a_sweep(tmp_path: Path) -> None:
+    assert started(tmp_path, str(SCRIPTS / "train.py"), "-m", "seed=0,1").count("LR search") == 2
+    first, second = sorted(file.parent for file in tmp_path.glob("lightning_logs/*/*/summary.json"))
+    assert json.loads((first / "summary.json").read_text())["seed"] == 0
+    assert_shared(second, seed=1)
 
 
 def test_several_runs_are_named_compared_and_outlive_one_that_fails(
@@ -338,18 +354,6 @@ def test_several_runs_are_named_compared_and_outlive_one_that_fails(
     assert "width=4 less width=2: " in printed
 
 
-def test_each_job_of_a_sweep_has_its_own_devices_and_bounds(tmp_path: Path) -> None:
-    train_py = [str(SCRIPTS / "train.py"), "-m", "seed=0,1", *SMALL, "trainer.devices=2", "trainer.max_epochs=2"]
-    command, environment = [sys.executable, *train_py], os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("LR search") == 2
-    summaries = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("lightning_logs/*/*/summary.json"))]
-    assert [summary["seed"] for summary in summaries] == [0, 1]
-
-
 PATCH = """
 from torchvision.datasets import CIFAR10
 for name, value in {values!r}.items():
@@ -359,7 +363,7 @@ for name, value in {values!r}.items():
 
 @pytest.mark.usefixtures("official")
 def test_the_literal_command_of_the_readme(tmp_path: Path) -> None:
-    """Only the archive that it downloads is replaced: 24 epochs at width 64 on 30 images."""
+    """Only the archive that it downloads is replaced: 24 epochs at width 64 on 10 images."""
     site, home = tmp_path / "site", tmp_path / "home"
     site.mkdir()
     home.mkdir()

@@ -249,7 +249,6 @@ def test_a_kill_before_the_run_is_written_down_leaves_no_folder_behind(left: lis
         (RUN / name).write_text("data: {so")
     assert train(*SMALL, *GIVEN, "ckpt_path=last").folder == RUN
     assert list(LOGS.iterdir()) == [RUN]
-    assert train(*SMALL, *GIVEN).folder == LOGS / "version_1"
 
 
 def test_a_kill_within_the_writing_down_is_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
