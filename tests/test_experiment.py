@@ -285,7 +285,9 @@ def test_search_that_finds_nothing_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("override", ["model=resnet18", "optimizer=adamw", "classifier.label_smoothing=0.1"])
+@pytest.mark.parametrize(
+    "override", ["model=resnet18", "optimizer=adamw", "optimizer=muon", "classifier.label_smoothing=0.1"]
+)
 def test_the_groups_can_be_exchanged(override: str) -> None:
     summary = train(override, *SMALL, "schedule.lr_min=0.001", "schedule.lr_max=0.01").summary
     assert (summary["epochs"], summary["lr_max"]) == (3, 0.01)

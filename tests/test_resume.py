@@ -184,6 +184,7 @@ def assert_nothing_was_lost(whole: Path, resumed: int) -> None:
         (3, ["data.val_size=40"]),
         (5, ["trainer.precision=bf16-mixed"]),
         (7, TRICKS),
+        (5, ["optimizer=muon", "schedule.bias_factor=4"]),
     ],
 )
 @pytest.mark.usefixtures("_listening")

@@ -16,6 +16,7 @@ from cifar_resnet.errors import InputError, one_line
 from cifar_resnet.training.named import locate
 
 TIMM = "timm.create_model"  # whether or not it is installed
+MUON = "timm.optim.Muon"  # likewise
 LONGEST_TEXT = 200  # of an argument
 LONGEST_PATH = 4096  # of an argument of a source
 FETCHED = {
@@ -43,7 +44,7 @@ KNOWN: dict[type, frozenset[str]] = {
         | _names(torchvision.models, torchvision.models.list_models(module=torchvision.models))
         | {TIMM}
     ),
-    Optimizer: frozenset(_names(torch.optim, _OPTIMIZERS)),
+    Optimizer: frozenset(_names(torch.optim, _OPTIMIZERS) | {MUON}),
     Source: frozenset(
         f"cifar_resnet.data.{name}"
         for name in ("cifar10.Cifar10", "sources.Digits", "folder.Folder", "table.Table", "of_torchvision.Torchvision")

@@ -219,8 +219,8 @@ def test_what_is_known() -> None:
         "cifar_resnet.models.custom_resnet.CustomResNet",
         "torchvision.models.vision_transformer.vit_b_16",
     } < networks
-    assert {"torch.optim.SGD", "torch.optim.AdamW", "torch.optim.adamw.AdamW"} < optimizers
-    for name in (*networks - {"timm.create_model"}, *optimizers):
+    assert {"torch.optim.SGD", "torch.optim.AdamW", "torch.optim.adamw.AdamW", "timm.optim.Muon"} < optimizers
+    for name in (*networks - {"timm.create_model"}, *optimizers - {"timm.optim.Muon"}):
         package = name.split(".")[0]
         assert package in {"cifar_resnet", "torchvision", "torch"}
     assert not networks & optimizers
