@@ -158,7 +158,7 @@ def test_as_many_devices_as_a_launcher_started_processes(
             "model._target_=cifar_resnet.models.Nope",
             "cifar_resnet.models.Nope: there is nothing by that name",
         ),
-        ("model._target_=nope.Nope", "there is nothing by that name (No module named 'nope')"),
+        ("model._target_=nope.Nope", "(No module named 'nope'); correct it, or install its package"),
         ("model._target_=builtins.dict", "model._target_=builtins.dict: it makes a dict, not a Module"),
         ("model._target_=torch.pi", "model: torch.pi 3.14"),
         ("model._target_=torch.nn.Identity", "model._target_=torch.nn.Identity: it returns (1, 3, 32, 32)"),

@@ -46,7 +46,8 @@ def make(
         arguments = {name: value for name, value in (offered or {}).items() if name in signature.parameters} | arguments
         signature.bind(*positional, **arguments)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"{key}._target_={name}: there is nothing by that name ({one_line(error)})") from error
+        nothing = f"there is nothing by that name ({one_line(error)}); correct it, or install its package"
+        raise InputError(f"{key}._target_={name}: {nothing}") from error
     except TypeError as error:
         takes = f"; it takes {', '.join(signature.parameters) or 'none'}" if callable(target) else ""
         raise InputError(f"{key}: {name} {one_line(error)}{takes}") from error
