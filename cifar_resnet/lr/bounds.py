@@ -12,10 +12,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from cifar_resnet.errors import InputError
 
-LR_MAX_OVER_MIDDLE = 4  # LRMAX is this multiple of the rate at which half of the descent is done
+LR_MAX_OVER_MIDDLE = 6  # LRMAX is this multiple of the rate at which half of the descent is done
 DESCENT_AT_LR_MIN = 0.05  # LRMIN is the rate at which this share of it is done, as long as LEAST_RATIO allows it
 LEAST_RATIO = 10  # LRMAX / LRMIN is at least this
-SMOOTHING = 0.125  # standard deviation of the smoothing Gaussian, in decades of the rate
+SMOOTHING = 0.15  # standard deviation of the smoothing Gaussian, in decades of the rate
 LEAST_DESCENT = 0.02  # a loss that falls by less than this share of its start has not fallen
 LEAST_SIGNIFICANCE = 3  # a descent of fewer of its standard deviations cannot be told from noise: the search has failed
 CLEAR_SIGNIFICANCE = 6  # noise alone exceeds it in < 1 sweep of 1,000 with 100 steps, of 100 with 20: `clear` above it

@@ -142,7 +142,7 @@ def test_parameter_groups_keep_their_ratios(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(ImageClassifier, "make_optimizer", two_groups)
     data = calm_data()
-    found = quick_search(make_classifier(data), data)
+    found = quick_search(make_classifier(data), data, highest=10.0)
     assert [first for first, _ in seen] == pytest.approx(found.bounds.rates)
     assert [second for _, second in seen] == pytest.approx([rate / 2 for rate in found.bounds.rates])
 
@@ -151,7 +151,7 @@ def test_parameter_groups_keep_their_ratios(monkeypatch: pytest.MonkeyPatch) -> 
     ("options", "doubt", "ends"),
     [
         ({"lowest": 1e-4, "highest": 1e-2}, Doubt.HIGHEST, (1e-4, 1.0)),
-        ({"lowest": 0.05, "highest": 1.0}, Doubt.LOWEST, (5e-4, 1.0)),
+        ({"lowest": 0.05, "highest": 10.0}, Doubt.LOWEST, (5e-4, 10.0)),
     ],
 )
 def test_a_ladder_that_ends_too_early_is_widened_once(
