@@ -129,6 +129,9 @@ class LrSearch(Section):
     repeats: int = Field(ge=1, le=100, description="sweeps to average, each with weights and an order of its own")
     lowest: Rate = Field(description="rate at which a sweep begins")
     highest: Rate = Field(description="rate at which a sweep ends")
+    lr_max_factor: float = Field(
+        ge=1e-3, le=1e3, description="LRMAX over the rate at half of the descent, over the root of the images in a step"
+    )
 
 
 class Averaging(Section):

@@ -12,10 +12,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from cifar_resnet.errors import InputError
 
-LR_MAX_OVER_MIDDLE = 6  # LRMAX is this multiple of the rate at which half of the descent is done
+DESCENT_ON_FLOOR = 0.9  # LRMAX is at most the last rate at which this share of the descent is done
 DESCENT_AT_LR_MIN = 0.05  # LRMIN is the rate at which this share of it is done, as long as LEAST_RATIO allows it
 LEAST_RATIO = 10  # LRMAX / LRMIN is at least this
-SMOOTHING = 0.15  # standard deviation of the smoothing Gaussian, in decades of the rate
+SMOOTHING = 0.125  # standard deviation of the smoothing Gaussian, in decades of the rate
 LEAST_DESCENT = 0.02  # a loss that falls by less than this share of its start has not fallen
 LEAST_SIGNIFICANCE = 3  # a descent of fewer of its standard deviations cannot be told from noise: the search has failed
 CLEAR_SIGNIFICANCE = 6  # `clear` above it: noise alone is so in < 1 sweep of 1,000 with 100 steps, of 100 with 20
@@ -40,9 +40,10 @@ class Bounds:
         lr_min, lr_max: the bounds of the One Cycle schedule.
         doubt: why the verdict is `noisy`; None where it is `clear`.
         lr_max_interval: where LRMAX lies for all that noise does, from the 5th to the 95th percentile.
+        most_over_middle: multiple of the middle that LRMAX is at most.
         significance: depth of the descent in units of its standard deviation.
         middle: rate at which half of the descent is done.
-        valley: rate at which the smoothed loss is lowest.
+        floor_end: last rate at which nine tenths of the descent are done; LRMAX is not beyond it.
         start, floor: smoothed loss at the first step, and at its lowest.
         rates, losses: of each step, as far as the loss was finite.
         smoothed: the loss smoothed over the neighbouring steps, before and after alike.
@@ -52,9 +53,10 @@ class Bounds:
     lr_max: float
     doubt: Doubt | None
     lr_max_interval: tuple[float, float]
+    most_over_middle: float
     significance: float
     middle: float
-    valley: float
+    floor_end: float
     start: float
     floor: float
     rates: list[float]
@@ -67,30 +69,38 @@ class Bounds:
         return "noisy" if self.doubt else "clear"
 
 
-def derive(rates: list[float], losses: list[float]) -> Bounds:
-    """Apply the rule to the rates of an exponential ladder and the raw losses; `InputError` where those never fell."""
+def derive(rates: list[float], losses: list[float], most_over_middle: float) -> Bounds:
+    """Apply the rule to the rates of an exponential ladder and the raw losses.
+
+    Args:
+        rates, losses: of each step.
+        most_over_middle: multiple of the middle of the descent that LRMAX is, unless the floor ends before it.
+
+    Raises:
+        InputError: the loss never fell.
+    """
     end = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
     rates, losses = rates[:end], losses[:end]
     if end < 2:
         raise InputError(_failed("was not finite at the lowest rate", "lower lr_search.lowest, check the data"))
     ladder, raw = np.array(rates), np.array(losses)
     smoothed = smooth(ladder, raw)
-    valley = int(smoothed.argmin())
-    start, floor = float(smoothed[0]), float(smoothed[valley])
+    lowest = int(smoothed.argmin())
+    start, floor = float(smoothed[0]), float(smoothed[lowest])
     if start - floor < LEAST_DESCENT * start:
         remedy = "check the labels, try another lr_search.lowest and lr_search.highest, another classifier.temperature"
         raise InputError(_failed(f"never fell from its start of {start:.3f}", remedy))
     signs = np.random.default_rng(0).choice([-1, 1], (BOOTSTRAP_DRAWS, end))
     draws = smooth(ladder, smoothed + (raw - smoothed) * signs)
-    deviation = float((draws[:, 0] - draws[:, valley]).std())
-    low, high = np.quantile([_lr_max(ladder, draw) for draw in draws], [0.05, 0.95]).tolist()
-    middle, lr_max = _rate_at(0.5, ladder, smoothed), _lr_max(ladder, smoothed)
+    deviation = float((draws[:, 0] - draws[:, lowest]).std())
+    low, high = np.quantile([_lr_max(ladder, draw, most_over_middle) for draw in draws], [0.05, 0.95]).tolist()
+    middle, lr_max = _rate_at(0.5, ladder, smoothed), _lr_max(ladder, smoothed, most_over_middle)
     significance = (start - floor) / max(deviation, 1e-12)
 
     doubt = None
     if significance < CLEAR_SIGNIFICANCE or high > MOST_UNCERTAINTY * low:
         doubt = Doubt.NOISE
-    elif LR_MAX_OVER_MIDDLE * middle > rates[-1] and smoothed[-1] < start:
+    elif lr_max == rates[-1]:
         doubt = Doubt.HIGHEST
     elif _rate_at(MOST_DESCENT_AT_START, ladder, smoothed) < rates[0] * 10**0.5:
         doubt = Doubt.LOWEST
@@ -99,9 +109,10 @@ def derive(rates: list[float], losses: list[float]) -> Bounds:
         lr_max=_four_digits(lr_max),
         doubt=doubt,
         lr_max_interval=(_four_digits(low), _four_digits(high)),
+        most_over_middle=most_over_middle,
         significance=significance,
         middle=middle,
-        valley=rates[valley],
+        floor_end=_floor_end(ladder, smoothed),
         start=start,
         floor=floor,
         rates=rates,
@@ -138,8 +149,14 @@ def smooth(rates: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return gaussian_filter1d(losses, steps, mode="constant") / weights
 
 
-def _lr_max(rates: np.ndarray, smoothed: np.ndarray) -> float:
-    return min(LR_MAX_OVER_MIDDLE * _rate_at(0.5, rates, smoothed), float(rates[smoothed.argmin()]))
+def _lr_max(rates: np.ndarray, smoothed: np.ndarray, most_over_middle: float) -> float:
+    return min(most_over_middle * _rate_at(0.5, rates, smoothed), _floor_end(rates, smoothed))
+
+
+def _floor_end(rates: np.ndarray, smoothed: np.ndarray) -> float:
+    """Return the last rate at which the loss is on the floor: unlike that of the lowest loss, noise hardly moves it."""
+    level = smoothed[0] - DESCENT_ON_FLOOR * (smoothed[0] - smoothed.min())
+    return float(rates[np.flatnonzero(smoothed <= level)[-1]])
 
 
 def _rate_at(share: float, rates: np.ndarray, smoothed: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from cifar_resnet.lr.bounds import LR_MAX_OVER_MIDDLE, Bounds
+from cifar_resnet.lr.bounds import DESCENT_ON_FLOOR, Bounds
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by everyone (Okabe & Ito 2008, "Color Universal Design")
 
@@ -10,7 +10,6 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # told apart by everyone (Okabe & Ito 2008,
 def draw_lr_search(bounds: Bounds, sweeps: list[list[float]]) -> Figure:
     """Draw the raw losses and the smoothed loss against the rate, with the places of the rule and the bounds marked."""
     descent = bounds.start - bounds.floor
-    valley = "valley, which caps LRMAX" if bounds.valley < LR_MAX_OVER_MIDDLE * bounds.middle else "valley"
     figure = Figure(figsize=(7, 4.8), dpi=120, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss")
     axes.axvspan(bounds.lr_min, bounds.lr_max, color=BLUE, alpha=0.10, label="rates of the One Cycle schedule")
@@ -23,7 +22,10 @@ def draw_lr_search(bounds: Bounds, sweeps: list[list[float]]) -> Figure:
         bounds.middle, bounds.start - descent / 2, "o", ms=9, mfc="white", mec=ORANGE, mew=2, zorder=3,
         label=f"half of the descent, at LRMAX / {bounds.lr_max / bounds.middle:.2g}",
     )  # fmt: skip
-    axes.plot(bounds.valley, bounds.floor, "v", ms=9, mfc="white", mec=ORANGE, mew=2, zorder=3, label=valley)
+    is_cap = bounds.floor_end < bounds.most_over_middle * bounds.middle
+    floor_end = "end of the floor, which caps LRMAX" if is_cap else "end of the floor"
+    level = bounds.start - DESCENT_ON_FLOOR * descent
+    axes.plot(bounds.floor_end, level, "v", ms=9, mfc="white", mec=ORANGE, mew=2, zorder=3, label=floor_end)
     # Between the two lines and above the start, where there is no curve; in rows of their own, should they be close.
     for name, rate, side, row in (("LRMIN", bounds.lr_min, "left", 1), ("LRMAX", bounds.lr_max, "right", 2)):
         axes.axvline(rate, color=BLUE, linewidth=1.5)

@@ -69,7 +69,7 @@ class LrSearch:
 
 
 class Probe(LightningModule):
-    """Trains a classifier in its place, and remembers the rate and the raw loss of each optimizer step.
+    """Trains a classifier in its place, and remembers the rate, the raw loss and the images of each optimizer step.
 
     The Tuner replaces all callbacks, so a module has to do it.
     """
@@ -79,6 +79,7 @@ class Probe(LightningModule):
         self.classifier = classifier
         self.rates: list[float] = []
         self.losses: list[float] = []
+        self.batch_size = 0
         self._micro_losses: list[Tensor] = []
         self._shares: list[float] = []
         self._on_step = on_step
@@ -86,6 +87,7 @@ class Probe(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the classifier's training loss."""
         images, labels = batch
+        self.batch_size = len(labels) * self.trainer.accumulate_grad_batches
         loss = self.classifier.criterion(self.classifier(images), labels)
         self._micro_losses.append(loss.detach())
         return loss
@@ -116,6 +118,7 @@ def search(
     repeats: int = 1,
     lowest: float,
     highest: float,
+    lr_max_factor: float,
     trainer_options: Mapping[str, Any],
 ) -> LrSearch:
     """Derive the bounds for this classifier, optimizer and data.
@@ -130,6 +133,8 @@ def search(
             augmentation of its own.
         lowest: rate of the first step.
         highest: rate of the last step.
+        lr_max_factor: what LRMAX is over the rate at which half of the descent is done, and over the square root of the
+            images in a step.
         trainer_options: ``devices``, the one to search on, and the Trainer options of the run that change a step.
 
     Raises:
@@ -150,7 +155,7 @@ def search(
             return probe
 
         probes = [sweep(repeat) for repeat in range(repeats)]
-        first_doubt = _derive_mean(probes).doubt
+        first_doubt = _derive_mean(probes, lr_max_factor).doubt
         if first_doubt is Doubt.NOISE:
             probes += [sweep(repeat) for repeat in range(repeats, 2 * repeats)]
         elif first_doubt is not None:
@@ -158,7 +163,7 @@ def search(
             lowest /= WIDENING if first_doubt is Doubt.LOWEST else 1
             highest *= WIDENING if first_doubt is Doubt.HIGHEST else 1
             probes = [sweep(repeat) for repeat in range(repeats)]
-    bounds = _derive_mean(probes)
+    bounds = _derive_mean(probes, lr_max_factor)
     if bounds.significance < LEAST_SIGNIFICANCE:
         raise InputError(
             f"the learning-rate search failed: the loss fell from {bounds.start:.3f} to {bounds.floor:.3f}, no more "
@@ -188,10 +193,11 @@ def _variant(
     return type(classifier)(**classifier.hparams), data
 
 
-def _derive_mean(probes: list[Probe]) -> Bounds:
+def _derive_mean(probes: list[Probe], lr_max_factor: float) -> Bounds:
     """Derive the bounds from the losses averaged over the sweeps, as far as all of them went."""
     steps = min(len(probe.losses) for probe in probes)
-    return derive(probes[0].rates[:steps], np.mean([probe.losses[:steps] for probe in probes], axis=0).tolist())
+    losses = np.mean([probe.losses[:steps] for probe in probes], axis=0).tolist()
+    return derive(probes[0].rates[:steps], losses, lr_max_factor * math.sqrt(probes[0].batch_size))
 
 
 def _sweep(

@@ -30,6 +30,7 @@ def quick_search(classifier: Any, data: Any, **options: Any) -> Any:
         "num_training": 20,
         "lowest": 1e-3,
         "highest": 1.0,
+        "lr_max_factor": 0.5,
         "trainer_options": {"accelerator": "cpu", "devices": 1},
     } | options
     return search(classifier, data, **settings)
@@ -114,6 +115,7 @@ def test_steps_count_optimizer_steps_under_accumulation() -> None:
         make_classifier(data), data, trainer_options={"accelerator": "cpu", "devices": 1, "accumulate_grad_batches": 3}
     )
     assert len(found.sweeps[0]) == 20
+    assert found.bounds.most_over_middle == pytest.approx(0.5 * (3 * data.batch_size_in_effect) ** 0.5)
 
 
 def test_repeats_differ_and_are_averaged() -> None:
@@ -142,7 +144,7 @@ def test_parameter_groups_keep_their_ratios(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(ImageClassifier, "make_optimizer", two_groups)
     data = calm_data()
-    found = quick_search(make_classifier(data), data, highest=10.0)
+    found = quick_search(make_classifier(data), data)
     assert [first for first, _ in seen] == pytest.approx(found.bounds.rates)
     assert [second for _, second in seen] == pytest.approx([rate / 2 for rate in found.bounds.rates])
 
@@ -151,7 +153,7 @@ def test_parameter_groups_keep_their_ratios(monkeypatch: pytest.MonkeyPatch) -> 
     ("options", "doubt", "ends"),
     [
         ({"lowest": 1e-4, "highest": 1e-2}, Doubt.HIGHEST, (1e-4, 1.0)),
-        ({"lowest": 0.05, "highest": 10.0}, Doubt.LOWEST, (5e-4, 10.0)),
+        ({"lowest": 0.05, "highest": 1.0}, Doubt.LOWEST, (5e-4, 1.0)),
     ],
 )
 def test_a_ladder_that_ends_too_early_is_widened_once(

@@ -122,7 +122,7 @@ def test_a_tricked_network_is_searched_trained_saved_and_loaded(tmp_path: Path) 
     classifier = make_classifier(data, model=TRICKED, patch_covariance=covariance, bias_factor=64.0, temperature=16.0)
     filters = classifier.network.prep[0].filters.clone()
     scales = [module.weight.clone() for module in classifier.network.modules() if isinstance(module, GhostBatchNorm)]
-    ladder = {"num_training": 20, "repeats": 2, "lowest": 1e-3, "highest": 1.0}
+    ladder = {"num_training": 20, "repeats": 2, "lowest": 1e-3, "highest": 1.0, "lr_max_factor": 0.8}
     options = {"accelerator": "cpu", "devices": 1}
     assert search(classifier, data, **ladder, trainer_options=options).bounds.lr_max > 0  # type: ignore[arg-type]
     trainer = make_trainer(tmp_path, max_epochs=3)
