@@ -119,6 +119,6 @@ def test_the_networks_of_the_docs_can_be_trained(tmp_path: Path, monkeypatch: py
     for name in [name for name in sys.modules if name.startswith("my_package")]:  # of another test
         monkeypatch.delitem(sys.modules, name)
     commands = re.findall(r"^    .*python scripts/train.py (.*)", text, re.MULTILINE)
-    for command, name in zip(commands, ("MobileNetV3", "Sequential", "MyNet", "MyNet"), strict=True):
+    for command, name in zip(commands, ("ResNet", "Sequential", "MyNet", "MyNet"), strict=True):
         if "model=timm" not in command or find_spec("timm"):
             assert type(try_classifier(compose("train", *command.split())).network).__name__ == name

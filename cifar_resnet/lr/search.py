@@ -79,7 +79,7 @@ class Probe(LightningModule):
         self.classifier = classifier
         self.rates: list[float] = []
         self.losses: list[float] = []
-        self.batch_size = 0
+        self.batch_size = self._images = 0
         self._micro_losses: list[Tensor] = []
         self._shares: list[float] = []
         self._on_step = on_step
@@ -87,7 +87,7 @@ class Probe(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the classifier's training loss."""
         images, labels = batch
-        self.batch_size = len(labels) * self.trainer.accumulate_grad_batches
+        self._images += len(labels)
         loss = self.classifier.criterion(self.classifier(images), labels)
         self._micro_losses.append(loss.detach())
         return loss
@@ -99,6 +99,7 @@ class Probe(LightningModule):
             group["lr"] *= share  # the Tuner has set all groups to one rate
         self.losses.append(float(sum(self._micro_losses)) / len(self._micro_losses))
         self._micro_losses.clear()
+        self.batch_size, self._images = self._images, 0
         self._on_step()
         if diverged(self.rates, self.losses):
             self.trainer.should_stop = True

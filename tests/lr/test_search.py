@@ -112,10 +112,10 @@ def test_no_trace_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optio
 def test_steps_count_optimizer_steps_under_accumulation() -> None:
     data = calm_data()
     found = quick_search(
-        make_classifier(data), data, trainer_options={"accelerator": "cpu", "devices": 1, "accumulate_grad_batches": 3}
+        make_classifier(data), data, trainer_options={"accelerator": "cpu", "devices": 1, "accumulate_grad_batches": 2}
     )
     assert len(found.sweeps[0]) == 20
-    assert found.bounds.most_over_middle == pytest.approx(0.5 * (3 * data.batch_size_in_effect) ** 0.5)
+    assert found.bounds.most_over_middle == pytest.approx(0.5 * (2 * data.batch_size_in_effect) ** 0.5)
 
 
 def test_repeats_differ_and_are_averaged() -> None:
