@@ -80,7 +80,7 @@ def derive(rates: list[float], losses: list[float], most_over_middle: float) -> 
         InputError: the loss never fell.
     """
     end = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
-    rates, losses = rates[:end], losses[:end]
+    highest, rates, losses = rates[-1], rates[:end], losses[:end]
     if end < 2:
         raise InputError(_failed("was not finite at the lowest rate", "lower lr_search.lowest, check the data"))
     ladder, raw = np.array(rates), np.array(losses)
@@ -100,7 +100,7 @@ def derive(rates: list[float], losses: list[float], most_over_middle: float) -> 
     doubt = None
     if significance < CLEAR_SIGNIFICANCE or high > MOST_UNCERTAINTY * low:
         doubt = Doubt.NOISE
-    elif lr_max == rates[-1]:
+    elif lr_max == highest:
         doubt = Doubt.HIGHEST
     elif _rate_at(MOST_DESCENT_AT_START, ladder, smoothed) < rates[0] * 10**0.5:
         doubt = Doubt.LOWEST

@@ -105,6 +105,13 @@ def test_verdict(losses: np.ndarray, doubt: Doubt | None) -> None:
     assert low <= high
 
 
+def test_a_sweep_that_breaks_off_on_the_floor_has_seen_its_end() -> None:
+    losses = [*valley(1e-2, 0.2)[:60].tolist(), float("nan")]
+    found = derive(LADDER[:61].tolist(), losses, 50)
+    assert found.lr_max == pytest.approx(LADDER[59], rel=1e-3)
+    assert found.doubt is None
+
+
 def test_interval_grows_with_the_noise() -> None:
     def width(deviation: float) -> float:
         losses = valley(1e-2, 0.2) + noise(deviation, 1)
