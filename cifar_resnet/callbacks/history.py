@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich import get_console
 
 from cifar_resnet.callbacks.pictures import write_picture
@@ -173,6 +174,12 @@ def draw_curves(epochs: list[Epoch], validation_name: str) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[1].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-    figure.axes[0].legend(frameon=False)
+    loss, accuracy = figure.axes
+    losses = np.concatenate([line.get_ydata() for line in loss.lines])
+    if losses.max() > 10 * losses.min() > 0:  # as where the first epoch's hides all others
+        loss.set_yscale("log")
+        loss.yaxis.set_major_formatter("{x:g}")
+        loss.yaxis.set_minor_formatter(NullFormatter())
+    loss.legend(frameon=False)
+    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     return figure

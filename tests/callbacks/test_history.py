@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import make_classifier, make_data, make_trainer
 
-from cifar_resnet.callbacks.history import History
+from cifar_resnet.callbacks.history import Epoch, History, draw_curves
 from cifar_resnet.errors import RunError
 
 
@@ -29,3 +29,9 @@ def test_training_that_diverges_is_stopped(tmp_path: Path) -> None:
     classifier = make_classifier(data, lr_min=1e30, lr_max=1e35)
     with pytest.raises(RunError, match=r"training diverged at step 3 \(epoch 1\), .*lower schedule.lr_max"):
         make_trainer(tmp_path, callbacks=[History()]).fit(classifier, datamodule=data)
+
+
+@pytest.mark.parametrize(("losses", "scale"), [((72.0, 0.3), "log"), ((1.8, None), "linear"), ((0.5, 0.0), "linear")])
+def test_a_first_loss_far_above_the_others_does_not_hide_them(losses: tuple[float, float | None], scale: str) -> None:
+    epochs = [Epoch(number, 0.9, 0.5, loss, 0.5, seconds=1.0) for number, loss in enumerate(losses, start=1)]
+    assert draw_curves(epochs, "test").axes[0].get_yscale() == scale
