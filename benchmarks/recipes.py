@@ -68,7 +68,8 @@ epochs as take a core the same time, and with the record's SGD."""
 FINAL = {
     "assignment": ["experiment=assignment"],
     "assignment, falling to 0": ["experiment=assignment", "schedule.lr_end=0"],
-    "assignment, up to 0.4": ["experiment=assignment", "schedule.lr_min=0.04", "schedule.lr_max=0.4"],
+    "assignment, 0.04 to 0.4": ["experiment=assignment", "schedule.lr_min=0.04", "schedule.lr_max=0.4"],
+    "page, back to its first rate": ["experiment=page", "schedule.lr_end=null"],
     "page": ["experiment=page"],
     "record in 24 epochs": [
         "experiment=record",
@@ -78,7 +79,8 @@ FINAL = {
     ],
     "record": ["experiment=record"],
 }
-"""Whole recipes; the last but one has the epochs of those above it, and a schedule of the last one's shape."""
+"""Whole recipes, and those between the assignment and `experiment=page`; the last but one has the epochs of those above
+it, and a schedule of the last one's shape."""
 TABLES = {"ladder": LADDER, "fifteen": FIFTEEN, "final": FINAL}
 
 
