@@ -69,7 +69,6 @@ FINAL = {
     "assignment": ["experiment=assignment"],
     "assignment, falling to 0": ["experiment=assignment", "schedule.lr_end=0"],
     "assignment, 0.04 to 0.4": ["experiment=assignment", "schedule.lr_min=0.04", "schedule.lr_max=0.4"],
-    "page, back to its first rate": ["experiment=page", "schedule.lr_end=null"],
     "page": ["experiment=page"],
     "record in 24 epochs": [
         "experiment=record",
