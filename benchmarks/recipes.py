@@ -48,14 +48,14 @@ LADDER = {
 """Rows in their order, and what each adds; the last is `experiment=record` of another width and length."""
 SHARES = {"PEAK": 5 / 24, "END": 2 / 40}
 """Parts of the schedule, as shares of its epochs."""
+THIRD = ["trainer.max_epochs=8", "schedule.peak_epoch=1.665"]
 FIFTEEN = {
-    "width 24": ["trainer.max_epochs=8", "schedule.peak_epoch=1.665"],
-    "momentum 0.95": ["trainer.max_epochs=8", "schedule.peak_epoch=1.665", "optimizer.momentum=0.95"],
+    "width 24": THIRD,
+    "momentum 0.95": [*THIRD, "optimizer.momentum=0.95"],
     "width 16": ["model.width=16", "trainer.max_epochs=15", "schedule.peak_epoch=3.125", "optimizer.momentum=0.95"],
     "width 32": ["model.width=32", "trainer.max_epochs=5", "schedule.peak_epoch=1.04", "optimizer.momentum=0.95"],
     "SGD": [
-        "trainer.max_epochs=8",
-        "schedule.peak_epoch=1.665",
+        *THIRD,
         "optimizer=sgd",
         "optimizer.momentum=0.9",
         "schedule.lr_min=2.06e-3",
